@@ -1,0 +1,42 @@
+"""The errors that a person sees, and how they end a command.
+
+An input that is wrong (`UsageError`) exits with 2, a run that failed (`RunError`) with 1; each is one line on stderr.
+Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UsageError(Exception):
+    """The command, recipe or data given is wrong. The message says what, where and what to do."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """Work that was begun correctly could not be finished. The message ends with the reason."""
+
+    exit_code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `" (did you mean 'x'?)"` for the nearest of `known`, or the list of all when none is near."""
+    names = [str(candidate) for candidate in known]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(names)})"
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Call `main` and turn the errors meant for people into one line on stderr and an exit status."""
+    try:
+        return main()
+    except (UsageError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr, flush=True)
+        return 130
