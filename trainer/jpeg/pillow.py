@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TypeAlias
 
 import numpy as np
@@ -50,10 +49,8 @@ def crop_pixels(pixels: Pixels, box: Box, flip: bool, out: Pixels) -> None:
 
 def _header(data: bytes | memoryview) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=("JPEG",))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return Image.open(io.BytesIO(data), formats=("JPEG",))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DecodeError(f"not a readable JPEG ({len(data)} bytes)") from error
 
 
