@@ -28,7 +28,7 @@ def counter_uint64(seed: int, stream: int, *counters: npt.ArrayLike) -> UInt64:
     """
     state = _mix(np.asarray([seed & _MASK], np.uint64))
     for counter in (stream, *counters):
-        state = _mix(state + _GAMMA * (np.asarray(counter).astype(np.uint64) + np.uint64(1)))
+        state = _mix(state + _GAMMA * (np.atleast_1d(counter).astype(np.uint64) + np.uint64(1)))
     return state
 
 

@@ -1,0 +1,125 @@
+"""Where each image is cropped, whether it is mirrored and how its colours shift: pure functions of (seed, epoch, id).
+
+A crop is a box in the stored image that is resized to the network's input in one step. That is the paper's "resize
+the shorter side to s, then crop" (sections 3.4) without computing the pixels that the crop throws away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.random import counter_uint64, integers, normal
+
+STREAM_SCALE: Final = 2
+STREAM_LEFT: Final = 3
+STREAM_TOP: Final = 4
+STREAM_FLIP: Final = 5
+STREAM_COLOUR: Final = 6
+"""Streams STREAM_COLOUR ... STREAM_COLOUR + 5 draw the three normal numbers of the colour augmentation."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """How to cut a batch out of its images."""
+
+    boxes: npt.NDArray[np.float64]
+    """float64 [b, 4]: left, top, right, bottom in pixels of the stored images. It may leave the image only for
+    `PaddedCrop`, whose boxes are whole pixels of the output's size."""
+    flips: npt.NDArray[np.bool_]
+    """bool [b]: mirror left and right."""
+
+
+class CropPolicy(Protocol):
+    """A way of cropping; `size` is the side of the square output in pixels."""
+
+    size: int
+
+    def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops: ...
+
+
+@dataclass(frozen=True)
+class ScaleCrop:
+    """The paper's training crop (section 3.4): shorter side s uniform in [min_side, max_side], a random crop, a flip."""
+
+    size: int
+    min_side: int
+    max_side: int
+    seed: int
+    flip: bool = True
+
+    def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
+        """Integers s and places are drawn uniformly; the window of the stored image has the side round(size*short/s)."""
+        shorter = np.minimum(widths, heights).astype(np.int64)
+        bits = counter_uint64(self.seed, STREAM_SCALE, epochs, ids)
+        sides = self.min_side + integers(bits, self.max_side - self.min_side + 1)
+        window = np.clip(np.rint(self.size * shorter / sides).astype(np.int64), 1, shorter)
+        left = integers(counter_uint64(self.seed, STREAM_LEFT, epochs, ids), widths - window + 1)
+        top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights - window + 1)
+        boxes = np.stack([left, top, left + window, top + window], axis=1).astype(np.float64)
+        return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+
+
+@dataclass(frozen=True)
+class PaddedCrop:
+    """The paper's crop for CIFAR-10 (section 4.2): pad each side by `padding`, a random crop of `size`, a flip."""
+
+    size: int
+    padding: int
+    seed: int
+    flip: bool = True
+
+    def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
+        room = 2 * self.padding - self.size + 1
+        left = integers(counter_uint64(self.seed, STREAM_LEFT, epochs, ids), widths + room) - self.padding
+        top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights + room) - self.padding
+        boxes = np.stack([left, top, left + self.size, top + self.size], axis=1).astype(np.float64)
+        return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The evaluation view: the shorter side resized to `resize`, the centre `size` x `size` of it.
+
+    Rounds as torchvision's Resize and CenterCrop do, so that the same pixels come out.
+    """
+
+    size: int
+    resize: int
+
+    def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
+        shorter = np.minimum(widths, heights).astype(np.int64)
+        resized_width = widths.astype(np.int64) * self.resize // shorter
+        resized_height = heights.astype(np.int64) * self.resize // shorter
+        left, right = self._extent(resized_width, widths)
+        top, bottom = self._extent(resized_height, heights)
+        return Crops(np.stack([left, top, right, bottom], axis=1), np.zeros(len(ids), np.bool_))
+
+    def _extent(self, resized: Ints, stored: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        start = np.rint((resized - self.size) / 2.0)
+        scale = stored / resized
+        return start * scale, np.minimum((start + self.size) * scale, stored)
+
+
+def draw_flips(seed: int, epochs: Ints, ids: Ints, flip: bool) -> npt.NDArray[np.bool_]:
+    """Mirror half of the images, or none. bool [b]."""
+    if not flip:
+        return np.zeros(len(ids), np.bool_)
+    return integers(counter_uint64(seed, STREAM_FLIP, epochs, ids), 2).astype(np.bool_)
+
+
+def draw_colour(seed: int, epochs: Ints, ids: Ints) -> npt.NDArray[np.float32]:
+    """Three standard normal numbers an image for the PCA colour augmentation: float32 [b, 3]."""
+    draws = [
+        normal(
+            counter_uint64(seed, STREAM_COLOUR + 2 * i, epochs, ids),
+            counter_uint64(seed, STREAM_COLOUR + 2 * i + 1, epochs, ids),
+        )
+        for i in range(3)
+    ]
+    return np.stack(draws, axis=1).astype(np.float32)
