@@ -38,9 +38,7 @@ HEADER_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-FIELD_DTYPE: Final = np.dtype(
-    [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
-)
+FIELD_DTYPE: Final = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 ALLOCATION_DTYPE: Final = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 IMAGE_DTYPE: Final = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
@@ -102,7 +100,9 @@ class Beton:
             with open(self.path, "rb") as file:
                 length = os.fstat(file.fileno()).st_size
                 if length < HEADER_DTYPE.itemsize:
-                    raise UsageError(f"{path}: not a beton file ({length} bytes); make it with `python -m data_prep convert`")
+                    raise UsageError(
+                        f"{path}: not a beton file ({length} bytes); make it with `python -m data_prep convert`"
+                    )
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UsageError(f"{path}: cannot open the beton: {error.strerror}") from error

@@ -79,7 +79,9 @@ class Preprocess(nn.Module):
     offset: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, statistics: ColourStatistics, sigma: float = 0.0, mean_image: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, statistics: ColourStatistics, sigma: float = 0.0, mean_image: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         if mean_image is None:
             scale = 1.0 / torch.tensor(statistics.std)

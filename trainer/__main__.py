@@ -1,0 +1,87 @@
+"""`python -m trainer train | evaluate | report`, alone or under `accelerate launch -m trainer ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer", description="Train and evaluate the ResNets of He et al. 2015."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a recipe, or go on with a run",
+        description="Train as RECIPE says. Run it again to go on from the last checkpoint. On more than one device: "
+        "accelerate launch -m trainer train RECIPE.",
+    )
+    train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the folder of a run to go on with")
+    train.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="values that replace the recipe's, e.g. optimizer.lr=0.05"
+    )
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="error of a checkpoint on a data set",
+        description="Top-1 and top-5 error of the centre crop, every image counted once.",
+    )
+    evaluate.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run folder, a checkpoint's folder or its state.pt"
+    )
+    evaluate.add_argument("--data", required=True, metavar="VAL.beton", help="what to evaluate on")
+    evaluate.add_argument(
+        "--resize", type=int, metavar="PX", help="shorter side before the crop (default: the recipe's)"
+    )
+    evaluate.add_argument("--batch", type=int, default=256, metavar="N", help="images a batch (default: %(default)s)")
+    evaluate.set_defaults(run=_evaluate)
+
+    report = commands.add_parser(
+        "report",
+        help="what a run has reached, with its curves",
+        description="Print a summary of each RUN beside the paper's error and draw its curves into RUN/report/curves.png.",
+    )
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    report.set_defaults(run=_report)
+    return parser
+
+
+# The commands import what they need themselves, so that --help and usage errors do not wait for torch.
+def _train(args: argparse.Namespace) -> int:
+    from trainer.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from trainer.train import train
+
+    train(recipe)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from trainer.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(args.checkpoint, args.data, resize=args.resize, batch=args.batch)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from trainer.report import report
+
+    report(args.runs)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: int(args.run(args)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A data set as training sees it: a beton, its class names, its identity, and what a recipe makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.data.beton import Beton
+from trainer.data.colour import ColourStatistics, colour_statistics, mean_image_for
+from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, ScaleCrop
+from trainer.data.manifest import Manifest, load_manifest
+from trainer.errors import UsageError
+from trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened beton and what is known of it."""
+
+    beton: Beton
+    manifest: Manifest | None
+    """None for a beton written by stock FFCV."""
+    classes: list[str]
+    """Class names in index order; "0", "1", ... where there is no manifest."""
+    digest: str
+    """Identifies the data: the manifest's digest, or a hash of the table of contents."""
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a beton with its manifest, if it has one.
+
+    Raises:
+        UsageError: either is missing, damaged, or they do not belong together.
+    """
+    beton = Beton(path)
+    manifest = load_manifest(path)
+    if int(beton.labels.min()) < 0:
+        raise UsageError(f"{beton.describe(int(beton.labels.argmin()))}: labels are 0 or more")
+    highest = int(beton.labels.max())
+    if manifest is None:
+        toc = b"".join(array.tobytes() for array in (beton.labels, beton.offsets, beton.sizes))
+        return Dataset(beton, None, [str(i) for i in range(highest + 1)], hashlib.sha256(toc).hexdigest())
+    if manifest.num_samples != len(beton) or highest >= len(manifest.classes):
+        raise UsageError(
+            f"{path}: the manifest beside it is of other data ({manifest.num_samples} samples of "
+            f"{len(manifest.classes)} classes, the beton has {len(beton)} with labels up to {highest}); convert again"
+        )
+    return Dataset(beton, manifest, manifest.classes, manifest.digest)
+
+
+def check_same_classes(data: Dataset, classes: list[str], trained_on: str) -> None:
+    """Refuse to evaluate on other classes than a model was trained on (trap T20).
+
+    Without a manifest there are no names to compare; then every label must have a class.
+
+    Raises:
+        UsageError: saying where the lists part.
+    """
+    path = data.beton.path
+    if data.manifest is None:
+        if len(data.classes) > len(classes):
+            raise UsageError(
+                f"{path}: has labels up to {len(data.classes) - 1}, {trained_on} has {len(classes)} classes"
+            )
+        return
+    if data.classes == classes:
+        return
+    if len(data.classes) != len(classes):
+        raise UsageError(
+            f"{path}: has {len(data.classes)} classes, {trained_on} has {len(classes)}; convert it with --classes"
+        )
+    place = next(i for i, (ours, theirs) in enumerate(zip(data.classes, classes, strict=True)) if ours != theirs)
+    raise UsageError(
+        f"{path}: class {place} is {data.classes[place]}, in {trained_on} it is {classes[place]}; convert it with --classes"
+    )
+
+
+def training_crops(recipe: Recipe) -> CropPolicy:
+    """The recipe's training crop."""
+    data = recipe.data
+    if data.crop == "padded":
+        return PaddedCrop(data.size, data.padding, recipe.seed, data.flip)
+    return ScaleCrop(data.size, data.min_side, data.max_side, recipe.seed, data.flip)
+
+
+def check_training_crops(recipe: Recipe, data: Dataset) -> None:
+    """Refuse padded crops that some image is too small for.
+
+    Raises:
+        UsageError: naming the first such sample.
+    """
+    shorter = torch.from_numpy(data.beton.widths).minimum(torch.from_numpy(data.beton.heights))
+    smallest = int(shorter.min())
+    if recipe.data.crop == "padded" and smallest + 2 * recipe.data.padding < recipe.data.size:
+        raise UsageError(
+            f"{data.beton.describe(int(shorter.argmin()))}: its shorter side of {smallest} px, padded by "
+            f"{recipe.data.padding}, is below data.size={recipe.data.size}"
+        )
+
+
+def validation_crops(recipe: Recipe) -> CenterCrop:
+    """The view of the validation while training."""
+    return CenterCrop(recipe.data.size, recipe.evaluation.resize)
+
+
+def colour_of(recipe: Recipe, data: Dataset) -> tuple[ColourStatistics, torch.Tensor | None]:
+    """Statistics, and the mean image if the recipe normalises by it, for training on `data`."""
+    path = str(data.beton.path)
+    statistics = colour_statistics(recipe.data.statistics, data.manifest, path)
+    return statistics, mean_image_for(path, recipe.data.size) if recipe.data.normalize == "mean_image" else None

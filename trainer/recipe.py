@@ -1,0 +1,361 @@
+"""The recipe: one typed description of a whole experiment.
+
+A recipe is YAML with the keys of the dataclasses below; `extends: other.yaml` builds on another one, and `key=value`
+on the command line has the last word. What is not a key here, or not of its type, is refused by name.
+
+Amounts of training are written `60ep` (epoch-equivalents of 1,281,167 samples, whatever the data set) or `600000it`
+(iterations of the global batch), and counted in samples seen.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from trainer.errors import UsageError, did_you_mean
+
+IMAGENET_SAMPLES: Final = 1_281_167
+"""Training images of ILSVRC2012; an epoch-equivalent is this many samples on any data set (trap T1)."""
+
+
+@dataclass
+class ModelRecipe:
+    """The network, see `trainer.models.create_model`."""
+
+    name: str = "resnet50"
+    shortcut: Literal["A", "B", "C"] | None = None
+    """Option of section 4.1 of the paper; null is the paper's choice for the network (B, and A on CIFAR-10)."""
+    stride_in: Literal["1x1", "3x3"] = "1x1"
+    """Which convolution of a bottleneck has the stride: 1x1 is the paper's net, 3x3 is torchvision's (v1.5)."""
+    stem_pool: Literal["torchvision", "caffe"] = "torchvision"
+    init: Literal["fan_out", "fan_in"] = "fan_out"
+
+
+@dataclass
+class DataRecipe:
+    """Where images come from and how they become the network's input."""
+
+    train: str = "data/imagenet/train.beton"
+    val: str = "data/imagenet/val.beton"
+    size: int = 224
+    """Side of the crops in pixels."""
+    crop: Literal["scale", "padded"] = "scale"
+    """`scale`: shorter side in [min_side, max_side], section 3.4. `padded`: by `padding` pixels, section 4.2."""
+    min_side: int = 256
+    max_side: int = 480
+    padding: int = 4
+    flip: bool = True
+    colour: float = 0.1
+    """Standard deviation of the PCA colour augmentation; 0 turns it off."""
+    normalize: Literal["channel", "mean_image"] = "channel"
+    statistics: Literal["imagenet", "data"] = "imagenet"
+    """Mean, std and PCA: the constants that consumers of ImageNet backbones expect, or measured at conversion."""
+    threads: int = 0
+    """Decoding threads of a process; 0: the cores of its node, shared."""
+    prefetch: int = 2
+    """Batches made ahead of the step."""
+
+
+@dataclass
+class OptimizerRecipe:
+    """Stochastic gradient descent, section 3.4."""
+
+    global_batch: int = 256
+    micro_batch: int = 32
+    """Images in one forward pass; the BN batch (trap T5)."""
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay: Literal["all", "conv_and_fc", "no_norm_bias"] = "all"
+
+
+@dataclass
+class ScheduleRecipe:
+    """The budget, and the learning rate over it."""
+
+    budget: str = "60ep"
+    kind: Literal["plateau", "step", "cosine", "constant"] = "plateau"
+    factor: float = 0.1
+    patience: int = 5
+    """Plateau: evaluations without improvement until a drop."""
+    threshold: float = 0.001
+    """Plateau: what counts as an improvement of the top-1 error (a fraction: 0.001 is 0.1 points)."""
+    max_drops: int = 3
+    milestones: list[str] = field(default_factory=list)
+    """Step: when the rate drops."""
+    warmup: str = "0it"
+    warmup_lr: float = 0.0
+    """The rate rises linearly from here to `lr` over `warmup`."""
+
+
+@dataclass
+class EvaluationRecipe:
+    """Validation while training: the centre crop of the image with its shorter side resized."""
+
+    every: str = "1ep"
+    resize: int = 256
+    batch: int = 256
+
+
+@dataclass
+class CheckpointRecipe:
+    every: str = "1ep"
+    keep: int = 3
+    """The newest ones; the best by validation and the last are always kept."""
+
+
+@dataclass
+class LogRecipe:
+    every: str = "50it"
+    """How often a line of metrics is written."""
+    seconds: float = 10.0
+    """How often a plain line is printed when there is no terminal."""
+    tensorboard: bool = False
+
+
+@dataclass
+class Recipe:
+    """A whole experiment."""
+
+    name: str = ""
+    """The run folder is `runs/name`; empty: the recipe's file name."""
+    runs: str = "runs"
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    log: LogRecipe = field(default_factory=LogRecipe)
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs) / self.name
+
+    def samples(self, amount: str) -> int:
+        """An amount of training (`60ep`, `600000it`) in samples, rounded up to whole iterations."""
+        return samples_of(amount, self.optimizer.global_batch)
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.structured(self))
+
+
+INDIFFERENT_KEYS: Final = (
+    "name",
+    "runs",
+    "data.threads",
+    "data.prefetch",
+    "evaluation.batch",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "log.every",
+    "log.seconds",
+    "log.tensorboard",
+)
+"""Keys that do not change what a run computes, so they may differ when it is resumed."""
+
+
+def samples_of(amount: str, global_batch: int) -> int:
+    """`"60ep"` or `"600000it"` in samples: whole iterations of `global_batch`, rounded up.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ep|it)\s*", str(amount))
+    if match is None:
+        raise UsageError(
+            f"'{amount}' is no amount of training: write e.g. 60ep (epoch-equivalents) or 5000it (iterations)"
+        )
+    number, unit = float(match[1]), match[2]
+    iterations = number if unit == "it" else number * IMAGENET_SAMPLES / global_batch
+    return math.ceil(iterations) * global_batch
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe (a YAML file, or a run folder with its resolved one), apply overrides, check it.
+
+    Raises:
+        UsageError: with file or override, key, value and the nearest valid name.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "recipe.yaml"
+    config = OmegaConf.structured(Recipe)
+    for source, layer in _layers(path, ()):
+        config = _merge(config, layer, source)
+    for override in overrides or []:
+        config = _merge(config, _parse_override(override), f"override '{override}'")
+    recipe = OmegaConf.to_object(config)
+    assert isinstance(recipe, Recipe)
+    recipe.name = recipe.name or path.stem
+    check(recipe, str(path))
+    return recipe
+
+
+def recipe_from_dict(content: dict[str, Any], source: str) -> Recipe:
+    """The recipe stored in a checkpoint."""
+    recipe = OmegaConf.to_object(_merge(OmegaConf.structured(Recipe), OmegaConf.create(content), source))
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain dictionaries, lists, numbers and strings."""
+    content = OmegaConf.to_container(OmegaConf.structured(recipe))
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Lines `key: old -> new` for every key that changes what the run computes."""
+    before, after = _flat(recipe_to_dict(old)), _flat(recipe_to_dict(new))
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in after
+        if before.get(key) != after.get(key) and key not in INDIFFERENT_KEYS
+    ]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
+    """The files a recipe is made of, the base first."""
+    if path.resolve() in seen:
+        raise UsageError(f"{path}: extends itself (through {', '.join(file.name for file in seen)})")
+    try:
+        layer = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such recipe{_near_files(path)}") from error
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot read the recipe: {' '.join(str(error).split())}") from error
+    if not isinstance(layer, DictConfig):
+        raise UsageError(f"{path}: a recipe is a mapping of keys to values")
+    base = layer.pop("extends", None)
+    below = _layers(path.parent / base, (*seen, path.resolve())) if base else []
+    return [*below, (str(path), layer)]
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent
+    names = sorted(str(file.relative_to(folder)) for file in folder.glob("*.yaml")) if folder.is_dir() else []
+    return did_you_mean(path.name, names) if names else f" (and no recipes in {folder})"
+
+
+def _parse_override(override: str) -> DictConfig:
+    if "=" not in override:
+        raise UsageError(f"override '{override}': write key=value, e.g. optimizer.lr=0.05")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UsageError(f"override '{override}': {' '.join(str(error).split())}") from error
+
+
+def _merge(config: DictConfig, layer: DictConfig, source: str) -> DictConfig:
+    try:
+        _refuse_unknown_keys(Recipe, OmegaConf.to_container(layer), source, "")
+        merged = OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        raise UsageError(f"{source}: unknown key '{error.full_key}'") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(f"{source}: {getattr(error, 'full_key', None) or 'recipe'}: {reason}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _refuse_unknown_keys(kind: type, content: Any, source: str, prefix: str) -> None:
+    known = {entry.name: entry for entry in fields(kind)}
+    if not isinstance(content, dict):
+        raise UsageError(f"{source}: {prefix.rstrip('.')} is a group of keys ({', '.join(known)}), not {content!r}")
+    for key, value in content.items():
+        if key not in known:
+            raise UsageError(f"{source}: unknown key '{prefix}{key}'{did_you_mean(str(key), known)}")
+        default = known[str(key)].default_factory
+        if isinstance(default, type) and is_dataclass(default):
+            _refuse_unknown_keys(default, value, source, f"{prefix}{key}.")
+
+
+def check(recipe: Recipe, source: str) -> None:
+    """Refuse what no run could use.
+
+    Raises:
+        UsageError: with the key, the value and what was expected.
+    """
+    data, optimizer, schedule = recipe.data, recipe.optimizer, recipe.schedule
+    rules = [
+        (optimizer.global_batch > 0, "optimizer.global_batch", optimizer.global_batch, "a positive number of images"),
+        (
+            optimizer.micro_batch > 0 and optimizer.global_batch % optimizer.micro_batch == 0,
+            "optimizer.micro_batch",
+            optimizer.micro_batch,
+            f"a divisor of optimizer.global_batch ({optimizer.global_batch})",
+        ),
+        (optimizer.lr > 0, "optimizer.lr", optimizer.lr, "a positive rate"),
+        (0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "a number in [0, 1)"),
+        (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
+        (data.size > 0, "data.size", data.size, "a positive number of pixels"),
+        (
+            data.crop != "scale" or data.size <= data.min_side <= data.max_side,
+            "data.min_side",
+            data.min_side,
+            f"at least data.size ({data.size}) and at most data.max_side ({data.max_side})",
+        ),
+        (data.padding >= 0, "data.padding", data.padding, "0 or more pixels"),
+        (data.colour >= 0, "data.colour", data.colour, "0 (off) or a standard deviation"),
+        (data.threads >= 0, "data.threads", data.threads, "0 (the cores of the node) or a number of threads"),
+        (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
+        (
+            recipe.evaluation.resize >= data.size,
+            "evaluation.resize",
+            recipe.evaluation.resize,
+            f"at least data.size ({data.size})",
+        ),
+        (recipe.evaluation.batch > 0, "evaluation.batch", recipe.evaluation.batch, "a positive number of images"),
+        (0 < schedule.factor < 1, "schedule.factor", schedule.factor, "a number in (0, 1)"),
+        (schedule.patience >= 1, "schedule.patience", schedule.patience, "at least one evaluation"),
+        (schedule.max_drops >= 0, "schedule.max_drops", schedule.max_drops, "0 or more"),
+        (
+            schedule.kind != "step" or bool(schedule.milestones),
+            "schedule.milestones",
+            "[]",
+            "a list such as [30ep, 50ep] for the step schedule",
+        ),
+        (recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least one"),
+        (recipe.log.seconds > 0, "log.seconds", recipe.log.seconds, "a positive number of seconds"),
+        ("/" not in recipe.name, "name", recipe.name, "a folder's name without '/'"),
+    ]
+    for holds, key, value, expected in rules:
+        if not holds:
+            raise UsageError(f"{source}: {key} is {value}, expected {expected}")
+    for key, amount in _amounts(recipe):
+        try:
+            samples = recipe.samples(amount)
+        except UsageError as error:
+            raise UsageError(f"{source}: {key}: {error}") from error
+        if samples == 0 and key != "schedule.warmup":
+            raise UsageError(f"{source}: {key} is {amount}, expected more than nothing")
+
+
+def _amounts(recipe: Recipe) -> list[tuple[str, str]]:
+    return [
+        ("schedule.budget", recipe.schedule.budget),
+        ("schedule.warmup", recipe.schedule.warmup),
+        *(("schedule.milestones", milestone) for milestone in recipe.schedule.milestones),
+        ("evaluation.every", recipe.evaluation.every),
+        ("checkpoint.every", recipe.checkpoint.every),
+        ("log.every", recipe.log.every),
+    ]
