@@ -1,0 +1,241 @@
+"""What becomes of one image file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.images import BadImage, Encoding, Record, Store, encode_file, encode_pixels
+from trainer.data.beton import MODE_JPEG, MODE_RAW
+from trainer.jpeg import decode
+
+JPEG = Encoding(Store.JPEG, 90, 0)
+LOSSLESS = Encoding(Store.LOSSLESS, 90, 0)
+RAW = Encoding(Store.RAW, 90, 0)
+
+Photo = Callable[..., PIL.Image.Image]
+Encode = Callable[..., bytes]
+
+
+def header(record: Record) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(record.data))
+
+
+def far(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    """Stored without loss, so that conversions of colour can be seen exactly."""
+    record, _ = encode_file(data, RAW)
+    return np.frombuffer(record.data, np.uint8).reshape(record.height, record.width, 3)
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+class TestStoredBytes:
+    def test_by_default_every_image_is_encoded_at_the_quality_in_420(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0), quality=70, subsampling=0)
+        record, image = encode_file(source, JPEG)
+        assert (record.mode, record.width, record.height) == (MODE_JPEG, 48, 40)
+        assert header(record).layer == [(1, 2, 2, 0), (2, 1, 1, 1), (3, 1, 1, 1)]  # type: ignore[attr-defined]
+        assert len(encode_file(source, Encoding(Store.JPEG, 30, 0))[0].data) < len(record.data)
+        assert far(decode(record.data), decode(source)) < 5
+        assert np.array_equal(np.asarray(image), decode(source)), "the pixels are those before the encoding"
+
+    def test_a_gray_image_is_encoded_in_colour(self, photo: Photo, encoded: Encode) -> None:
+        record, _ = encode_file(encoded(photo(0).convert("L")), JPEG)
+        assert header(record).mode == "RGB"
+
+    def test_neither_comment_nor_exif_nor_profile_is_copied(self, photo: Photo, encoded: Encode) -> None:
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        record, _ = encode_file(encoded(photo(0), comment=b"private", exif=exif, icc_profile=b"profile"), JPEG)
+        assert b"private" not in record.data
+        assert b"Exif" not in record.data
+        assert b"profile" not in record.data
+
+    def test_raw_stores_the_pixels(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0))
+        record, _ = encode_file(source, RAW)
+        assert record.mode == MODE_RAW
+        assert record.data == decode(source).tobytes()
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+    def test_lossless_keeps_standard_jpegs_byte_for_byte(
+        self, photo: Photo, encoded: Encode, options: dict[str, object]
+    ) -> None:
+        for image in (photo(0), photo(0).convert("L")):
+            source = encoded(image, **options) + b"bytes behind the end of the image"
+            assert encode_file(source, LOSSLESS)[0] == (MODE_JPEG, 48, 40, source)
+
+    def test_lossless_encodes_what_is_no_standard_jpeg(self, photo: Photo, encoded: Encode) -> None:
+        sources = [
+            encoded(photo(0), "PNG"),
+            encoded(photo(0).convert("CMYK")),
+            encoded(photo(0), keep_rgb=True),
+        ]
+        for source in sources:
+            record, _ = encode_file(source, LOSSLESS)
+            assert record.data != source
+            assert header(record).layer[0] == (1, 2, 2, 0)  # type: ignore[attr-defined]
+
+    def test_rgb_jpegs_are_known_by_their_component_names_too(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0), keep_rgb=True)
+        adobe = source.index(b"\xff\xee")
+        bare = source[:adobe] + source[adobe + 2 + int.from_bytes(source[adobe + 2 : adobe + 4], "big") :]
+        assert encode_file(bare, LOSSLESS)[0].data != bare
+
+    def test_pixels_are_stored_raw_unless_jpeg_is_asked_for(self, photo: Photo) -> None:
+        pixels = np.asarray(photo(0, 32, 32))
+        for encoding in (RAW, LOSSLESS):
+            assert encode_pixels(pixels, encoding)[0] == (MODE_RAW, 32, 32, pixels.tobytes())
+        record, _ = encode_pixels(pixels, JPEG)
+        assert (record.mode, decode(record.data).shape) == (MODE_JPEG, (32, 32, 3))
+
+
+class TestCap:
+    @given(width=st.integers(1, 300), height=st.integers(1, 300), cap=st.integers(1, 200))
+    @settings(deadline=None, max_examples=50)
+    def test_the_shorter_side_is_at_most_the_cap_and_the_shape_is_kept(self, width: int, height: int, cap: int) -> None:
+        record, image = encode_pixels(np.zeros((height, width, 3), np.uint8), Encoding(Store.RAW, 90, cap))
+        assert min(record.width, record.height) == min(width, height, cap)
+        assert (record.width, record.height) == image.size
+        scale = min(1.0, cap / min(width, height))
+        assert abs(record.width - width * scale) <= 0.5
+        assert abs(record.height - height * scale) <= 0.5
+
+    def test_shrinking_is_antialiased(self) -> None:
+        checkers = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+        record, _ = encode_pixels(np.stack([checkers] * 3, axis=2), Encoding(Store.RAW, 90, 16))
+        assert np.ptp(np.frombuffer(record.data, np.uint8).reshape(16, 16, 3)[2:-2, 2:-2]) < 20
+
+    def test_lossless_encodes_what_is_above_the_cap_and_keeps_what_is_not(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0, 48, 40))
+        assert encode_file(source, Encoding(Store.LOSSLESS, 90, 40))[0].data == source
+        record, _ = encode_file(source, Encoding(Store.LOSSLESS, 90, 20))
+        assert (record.width, record.height) == (24, 20)
+
+
+class TestKinds:
+    """Kinds are told apart by content and all become RGB."""
+
+    def test_an_image_in_colour(self, photo: Photo, encoded: Encode) -> None:
+        image = photo(3)
+        for kind, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("PPM", {}), ("TIFF", {})):
+            assert np.array_equal(pixels_of(encoded(image, kind, **options)), np.asarray(image)), kind
+
+    def test_palettes_and_gray(self, photo: Photo, encoded: Encode) -> None:
+        for mode, kind in (("P", "PNG"), ("P", "GIF"), ("L", "PNG"), ("1", "PNG")):
+            image = photo(3).convert(mode)
+            assert np.array_equal(pixels_of(encoded(image, kind)), np.asarray(image.convert("RGB"))), (mode, kind)
+
+    def test_transparency_is_dropped(self, photo: Photo, encoded: Encode) -> None:
+        image = photo(3)
+        for mode in ("RGBA", "LA"):
+            clear = image.convert(mode)
+            clear.putalpha(7)
+            expected = image.convert(mode[:-1]).convert("RGB")
+            assert np.array_equal(pixels_of(encoded(clear, "PNG")), np.asarray(expected)), mode
+
+    def test_16_bits_are_scaled_to_8(self) -> None:
+        gray = np.array([[0, 255, 256, 32768, 65535]], ">u2")
+        expected = [0, 0, 1, 128, 255]
+        assert pixels_of(png(5, 1, 16, 0, b"\0" + gray.tobytes()))[0, :, 0].tolist() == expected
+        colour = np.repeat(gray, 3)
+        assert pixels_of(png(5, 1, 16, 2, b"\0" + colour.tobytes()))[0, :, 2].tolist() == expected
+        assert pixels_of(b"P5 5 1 65535 " + gray.tobytes())[0, :, 1].tolist() == expected
+
+    def test_cmyk_has_the_colours_of_the_image(self, photo: Photo, encoded: Encode) -> None:
+        image = photo(3)
+        assert far(pixels_of(encoded(image.convert("CMYK"), quality=98)), np.asarray(image)) < 5
+
+    def test_adobe_rgb_jpeg_has_the_colours_of_the_image(self, photo: Photo, encoded: Encode) -> None:
+        image = photo(3)
+        assert far(pixels_of(encoded(image, keep_rgb=True, quality=98)), np.asarray(image)) < 3
+
+    def test_exif_orientation_is_ignored(self, photo: Photo, encoded: Encode) -> None:
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        record, _ = encode_file(encoded(photo(3), exif=exif), JPEG)
+        assert (record.width, record.height) == (48, 40)
+
+    def test_of_an_animation_the_first_picture_is_taken(self, photo: Photo, encoded: Encode) -> None:
+        one, other = photo(3).convert("P"), photo(4).convert("P")
+        data = encoded(one, "GIF", save_all=True, append_images=[other])
+        assert np.array_equal(pixels_of(data), np.asarray(one.convert("RGB")))
+
+
+class TestBadImages:
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "empty file"),
+            (b"<html>404 Not Found</html>", "not a JPEG"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a JPEG"),
+            (png(0, 5, 8, 2, b""), "zero-sized"),
+            (b"P6 0 5 255 ", "zero-sized"),
+            (png(30000, 30000, 8, 0, b""), "decompression bomb"),
+            (png(10000, 10000, 8, 0, b""), "above the limit"),
+            (png(4, 4, 8, 2, b"\0" * 20), "truncated"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_what_it_is_not(self, data: bytes, reason: str) -> None:
+        with pytest.raises(BadImage, match=reason):
+            encode_file(data, JPEG)
+
+    @pytest.mark.parametrize("encoding", [JPEG, LOSSLESS, RAW])
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    def test_truncated(self, photo: Photo, encoded: Encode, kind: str, encoding: Encoding) -> None:
+        data = encoded(photo(0, 200, 200), kind)
+        for length in (len(data) // 2, len(data) - len(data) // 10):
+            with pytest.raises(BadImage):
+                encode_file(data[:length], encoding)
+
+    def test_sides_that_a_jpeg_cannot_have(self, encoded: Encode) -> None:
+        long = encoded(PIL.Image.new("RGB", (65501, 1)), "PNG")
+        with pytest.raises(BadImage, match="65501x1 pixels: a side is above 65500"):
+            encode_file(long, JPEG)
+        assert encode_file(long, RAW)[0].width == 65501
+        with pytest.raises(BadImage, match="above 65535"):
+            encode_file(encoded(PIL.Image.new("RGB", (1, 65536)), "PNG"), RAW)
+
+    def test_a_long_image_is_taken_if_its_capped_size_can_be_stored(self, encoded: Encode) -> None:
+        long = encoded(PIL.Image.new("RGB", (66000, 4)), "PNG")
+        assert encode_file(long, Encoding(Store.JPEG, 90, 2))[0].width == 33000
+
+    def test_pixels_without_a_defined_range(self, encoded: Encode) -> None:
+        for mode in ("F", "I"):
+            with pytest.raises(BadImage, match=f"mode {mode}"):
+                encode_file(encoded(PIL.Image.new(mode, (8, 8)), "TIFF"), JPEG)
+
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=300)
+    def test_damaged_bytes_give_a_record_or_a_reason_and_nothing_else(
+        self, photo: Photo, encoded: Encode, data: st.DataObject
+    ) -> None:
+        kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF"]))
+        damaged = bytearray(encoded(photo(1, 24, 16), kind))
+        for _ in range(data.draw(st.integers(1, 6))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+        length = data.draw(st.integers(0, len(damaged)))
+        try:
+            record, image = encode_file(bytes(damaged[:length]), LOSSLESS)
+        except BadImage:
+            return
+        assert decode(record.data).shape == (record.height, record.width, 3) == np.asarray(image).shape
