@@ -1,0 +1,69 @@
+"""What a manifest says of its file: checksums, the digest, versions. Its layout is in `trainer.data.manifest`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib import metadata
+from typing import Final
+
+import numpy as np
+import PIL
+import PIL.features
+
+from trainer.data.beton import ALLOCATION_DTYPE, align_up
+from trainer.data.manifest import Checksums
+
+_CHUNK: Final = 1 << 20
+_PROJECT: Final = "imagenet-trainer"
+
+
+def versions() -> dict[str, str]:
+    """Versions of whatever decides about the bytes of a beton."""
+    try:
+        project = metadata.version(_PROJECT)
+    except metadata.PackageNotFoundError:
+        project = "not installed"
+    jpeg = PIL.features.version_feature("libjpeg_turbo") or PIL.features.version_codec("jpg") or "none"
+    return {_PROJECT: project, "libjpeg": jpeg, "numpy": np.__version__, "pillow": PIL.__version__}
+
+
+def digest_of(checksums: Checksums) -> str:
+    """SHA-256 in hex that identifies the data: over head, pages and tail in hex, one a line."""
+    return hashlib.sha256("\n".join([checksums.head, *checksums.pages, checksums.tail]).encode("ascii")).hexdigest()
+
+
+def page_region(length: int, num_samples: int, num_pages: int, page_size: int) -> tuple[int, int]:
+    """Where the pages of a beton that `convert` wrote begin, and where they end and the allocation table begins.
+
+    Args:
+        length: of the file, in bytes.
+        num_samples, num_pages, page_size: as the manifest and its checksums have them. The file's own header is not
+            asked: it may be what is damaged. The first page cannot be computed from `num_samples`, as room was made
+            for images that were skipped.
+    """
+    table = length - num_samples * ALLOCATION_DTYPE.itemsize
+    return align_up(table, page_size) - num_pages * page_size, table
+
+
+def checksum_file(path: str | os.PathLike[str], page_size: int, first_page: int, table: int) -> Checksums:
+    """Read a whole beton and compute its checksums; the last page may be shorter than `page_size`.
+
+    Args:
+        page_size: of the checksums (`Checksums.page_size`). The header's is larger if a record did not fit it.
+        first_page, table: see `page_region`.
+    """
+    starts = [0, *range(first_page, table, page_size), table]
+    length = os.stat(path).st_size
+    with open(path, "rb", buffering=0) as file:
+        head, *pages, tail = (
+            _checksum(file.fileno(), start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)
+        )
+    return Checksums(page_size, head, pages, tail)
+
+
+def _checksum(fd: int, start: int, end: int) -> str:
+    checksum = hashlib.sha256()
+    for offset in range(start, end, _CHUNK):
+        checksum.update(os.pread(fd, min(_CHUNK, end - offset), offset))
+    return checksum.hexdigest()

@@ -1,0 +1,157 @@
+"""Writing a beton: records in, a file out whose bytes depend on them alone, and which appears when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from data_prep.images import Record
+from trainer.data.beton import (
+    ALLOCATION_DTYPE,
+    FIELD_DTYPE,
+    HEADER_DTYPE,
+    SAMPLE_DTYPE,
+    TYPE_IMAGE,
+    TYPE_INT,
+    VERSION,
+    align_up,
+    metadata_offset,
+)
+from trainer.data.manifest import Checksums
+from trainer.errors import RunError
+
+PAGE_SIZE: Final = 8 << 20
+"""FFCV's default. The pages of the checksums have this size always, those of the file unless a record is larger."""
+
+_MAX_PAGE_SIZE: Final = 1 << 31
+"""The largest power of two that the header can hold."""
+
+_FIELDS: Final = (("image", TYPE_IMAGE), ("label", TYPE_INT))
+_METADATA: Final = metadata_offset(len(_FIELDS))
+
+
+class BetonWriter:
+    """Appends records to an open, empty file; `finish` completes it.
+
+    As in FFCV's files, no record crosses a multiple of the page size, so that its Loader can read page by page. A
+    record that is larger than a page makes the pages of the whole file larger: what lies within pages of one size also
+    lies within those of twice the size.
+
+    Args:
+        file: binary, writable, seekable, at its start.
+        capacity: records that there is room for in the metadata; fewer may be appended.
+    """
+
+    def __init__(self, file: BinaryIO, capacity: int) -> None:
+        self._file = file
+        self._samples = np.zeros(capacity, SAMPLE_DTYPE)
+        self._allocations = np.zeros(capacity, ALLOCATION_DTYPE)
+        self._page_size = PAGE_SIZE
+        self._checksum = hashlib.sha256()
+        self._checksums: list[str] = []
+        self._first_page = align_up(_METADATA + self._samples.nbytes, PAGE_SIZE)
+        self._position = self._first_page
+        self._count = 0
+        file.seek(self._first_page)
+
+    def append(self, record: Record, label: int) -> None:
+        """Write the next record.
+
+        Raises:
+            RunError: it is larger than the largest page there can be, 2 GiB.
+            OSError: the file cannot be written.
+        """
+        size = len(record.data)
+        if size > self._page_size:
+            self._page_size = 1 << (size - 1).bit_length()
+        if self._page_size > _MAX_PAGE_SIZE:
+            raise RunError(f"an image of {record.width}x{record.height} takes {size} bytes, above the format's 2 GiB")
+        page_end = align_up(self._position + 1, self._page_size)
+        if self._position + size > page_end:
+            self._write(bytes(page_end - self._position))
+        image = (record.mode, record.width, record.height, self._position)
+        self._samples[self._count] = (image, label)
+        self._allocations[self._count] = (self._count, self._position, size)
+        self._count += 1
+        self._write(record.data)
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The metadata so far: `SAMPLE_DTYPE` [N]."""
+        return self._samples[: self._count]
+
+    def finish(self) -> Checksums:
+        """Write what surrounds the pages, and flush. Returns the checksums of the file."""
+        # The last page ends with its last record, but for the alignment of the 64-bit numbers that follow.
+        self._write(bytes(align_up(self._position, 8) - self._position))
+        table = self._position
+        if table % PAGE_SIZE:
+            self._checksums.append(self._checksum.hexdigest())
+        tail = self._allocations[: self._count].tobytes()
+        self._file.write(tail)
+        head = self._head(table)
+        self._file.seek(0)
+        self._file.write(head)
+        self._file.flush()
+        return Checksums(PAGE_SIZE, hashlib.sha256(head).hexdigest(), self._checksums, hashlib.sha256(tail).hexdigest())
+
+    def _write(self, data: bytes) -> None:
+        """Append to the pages, summing each up as it is filled."""
+        view = memoryview(data)
+        while view:
+            part = view[: PAGE_SIZE - self._position % PAGE_SIZE]
+            self._file.write(part)
+            self._checksum.update(part)
+            self._position += len(part)
+            view = view[len(part) :]
+            if self._position % PAGE_SIZE == 0:
+                self._checksums.append(self._checksum.hexdigest())
+                self._checksum = hashlib.sha256()
+
+    def _head(self, table: int) -> bytes:
+        header = np.array((VERSION, len(_FIELDS), self._page_size, self._count, table), HEADER_DTYPE)
+        fields = np.zeros(len(_FIELDS), FIELD_DTYPE)
+        for descriptor, (name, type_id) in zip(fields, _FIELDS, strict=True):
+            descriptor["type_id"] = type_id
+            descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
+        head = header.tobytes() + fields.tobytes() + self.samples.tobytes()
+        return head.ljust(self._first_page, b"\0")
+
+
+@contextmanager
+def atomic_files(*finals: Path) -> Iterator[list[Path]]:
+    """Temporary names beside `finals`, all in one folder; if the block succeeds they are renamed to them, in order.
+
+    Else, whatever the reason, the temporary files are removed. Everything is on the disk before any name changes.
+
+    Raises:
+        RunError: the files cannot be written, e.g. the disk is full.
+    """
+    folder = finals[0].parent
+    partials = [folder / f".{final.name}.partial-{os.getpid()}" for final in finals]
+    try:
+        yield partials
+        for partial in partials:
+            _sync(partial)
+        for partial, final in zip(partials, finals, strict=True):
+            os.replace(partial, final)
+        _sync(folder)
+    except OSError as error:
+        raise RunError(f"{finals[-1]}: cannot write it: {error.strerror or error}") from error
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
