@@ -1,0 +1,80 @@
+"""What a worker process does: read a few images, make their records, sum up their pixels."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.images import BadImage, Encoding, Record, encode_file, encode_pixels
+from data_prep.sources import FileItem, Item
+from data_prep.statistics import Totals
+from trainer.errors import RunError
+
+
+class Chunk(NamedTuple):
+    """A few images to convert."""
+
+    start: int
+    """Place of the first in the order of the conversion."""
+    items: list[Item]
+    sampled: list[bool]
+    """Which of them count in the statistics."""
+    encoding: Encoding
+
+
+class Converted(NamedTuple):
+    """What became of a chunk."""
+
+    records: list[Record | str]
+    """For each image its record, or why it is bad."""
+    totals: Totals
+    bytes_read: int
+
+
+def convert_chunk(chunk: Chunk) -> Converted:
+    """Convert the images of a chunk.
+
+    Raises:
+        RunError: a file cannot be read, which is no property of an image.
+    """
+    records: list[Record | str] = []
+    totals, bytes_read = Totals(), 0
+    for item, sampled in zip(chunk.items, chunk.sampled, strict=True):
+        try:
+            if isinstance(item, FileItem):
+                data = _read(item)
+                bytes_read += len(data)
+                record, image = encode_file(data, chunk.encoding)
+            else:
+                pixels = np.frombuffer(item.pixels, np.uint8).reshape(item.height, item.width, 3)
+                bytes_read += len(item.pixels)
+                record, image = encode_pixels(pixels, chunk.encoding)
+        except BadImage as error:
+            records.append(str(error))
+            continue
+        records.append(record)
+        if sampled:
+            totals.add(np.asarray(image))
+    return Converted(records, totals, bytes_read)
+
+
+def record_bytes(converted: Converted) -> int:
+    """Bytes of the records of a chunk."""
+    return sum(len(record.data) for record in converted.records if isinstance(record, Record))
+
+
+def _read(item: FileItem) -> bytes:
+    try:
+        fd = os.open(item.path, os.O_RDONLY)
+        try:
+            size = os.fstat(fd).st_size if item.size < 0 else item.size
+            data = os.pread(fd, size, item.offset)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise RunError(f"{item.path}: cannot read it: {error.strerror}") from error
+    if len(data) < size:
+        raise RunError(f"{item.path}: it became shorter while it was read")
+    return data
