@@ -7,8 +7,16 @@ Anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable
+from typing import Final
+
+
+RANKS_WAIT_SECONDS: Final = 3.0
+"""What is wrong is mostly wrong on every rank. The others give rank 0 this long to say it and the launcher to end them,
+so that it is said once; what only one rank met is said all the same."""
 
 
 class UsageError(Exception):
@@ -35,6 +43,8 @@ def run_command(main: Callable[[], int]) -> int:
     try:
         return main()
     except (UsageError, RunError) as error:
+        if int(os.environ.get("RANK", "0")) > 0:
+            time.sleep(RANKS_WAIT_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:

@@ -319,7 +319,17 @@ class Window:
 
 
 def start_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate as its launcher configured it, with the recipe's precision."""
+    """Accelerate as its launcher configured it, with the recipe's precision.
+
+    Raises:
+        UsageError: the launcher started fewer processes than it was asked for, or the precision needs a GPU.
+    """
+    # On CPUs `accelerate launch --num_processes N` starts one process, and says nothing; this is how it shows.
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; "
+            "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
+        )
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
     torch.backends.cudnn.benchmark = True

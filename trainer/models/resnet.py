@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         if self.downsample is not None:
             out += self.downsample(x)
-        return self.relu(out)  # type: ignore[no-any-return]
+        return self.relu(out)
 
 
 class Bottleneck(nn.Module):
@@ -114,7 +114,7 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         if self.downsample is not None:
             out += self.downsample(x)
-        return self.relu(out)  # type: ignore[no-any-return]
+        return self.relu(out)
 
 
 class BottleneckV15(Bottleneck):

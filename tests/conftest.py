@@ -1,0 +1,21 @@
+"""What the tests of all rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from samples import jpeg, smooth_image, write_beton
+
+# Rich would wrap and colour what the tests read.
+os.environ["COLUMNS"] = "120"
+os.environ.pop("FORCE_COLOR", None)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A beton of 40 JPEGs of various sizes with labels 0-4."""
+    sizes = [(60 + 7 * (i % 5), 50 + 11 * (i % 7)) for i in range(40)]
+    images = [jpeg(smooth_image(width, height, seed)) for seed, (width, height) in enumerate(sizes)]
+    return write_beton(tmp_path_factory.mktemp("photos") / "photos.beton", images, [i % 5 for i in range(40)])

@@ -1,0 +1,49 @@
+"""Images and betons that the tests of all rooms make for themselves."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from data_prep.images import Record
+from data_prep.writer import BetonWriter
+from trainer.data.beton import MODE_JPEG, MODE_RAW
+
+Pixels = npt.NDArray[np.uint8]
+
+REPOSITORY = Path(__file__).parents[1]
+PYTHON = sys.executable
+
+
+def smooth_image(width: int, height: int, seed: int) -> Pixels:
+    """A picture without hard edges, so that JPEG changes little: uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.array(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
+
+
+def jpeg(pixels: Pixels, quality: int = 90, mode: str = "RGB", **options: object) -> bytes:
+    """Encode as JPEG in the colour `mode`."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=quality, **options)
+    return file.getvalue()
+
+
+def write_beton(path: Path, images: Sequence[Pixels | bytes], labels: Sequence[int]) -> Path:
+    """A beton without a manifest: arrays are stored raw, bytes as the JPEGs that they are."""
+    with open(path, "wb") as file:
+        writer = BetonWriter(file, len(images))
+        for image, label in zip(images, labels, strict=True):
+            if isinstance(image, bytes):
+                width, height = PIL.Image.open(io.BytesIO(image)).size
+                writer.append(Record(MODE_JPEG, width, height, image), label)
+            else:
+                writer.append(Record(MODE_RAW, image.shape[1], image.shape[0], image.tobytes()), label)
+        writer.finish()
+    return path

@@ -1,0 +1,138 @@
+"""Recipes: what they say, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import REPOSITORY
+
+from trainer.errors import UsageError
+from trainer.models import MODEL_NAMES
+from trainer.recipe import (
+    IMAGENET_SAMPLES,
+    Recipe,
+    differences,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    samples_of,
+)
+from trainer.report.paper import PAPER
+
+RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text("optimizer:\n  lr: 0.2\n  momentum: 0.5\nmodel:\n  name: resnet34\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: base.yaml\noptimizer:\n  lr: 0.3\n")
+    return path
+
+
+def test_a_recipe_builds_on_what_it_extends_and_overrides_have_the_last_word(recipe_file: Path) -> None:
+    recipe = load_recipe(
+        recipe_file, ["optimizer.weight_decay=1e-3", "schedule.milestones=[30ep,50ep]", "model.shortcut=A"]
+    )
+    assert (recipe.model.name, recipe.optimizer.momentum, recipe.optimizer.lr) == ("resnet34", 0.5, 0.3)
+    assert recipe.optimizer.weight_decay == 0.001
+    assert recipe.schedule.milestones == ["30ep", "50ep"]
+    assert recipe.model.shortcut == "A"
+    assert recipe.name == "mine"
+    assert recipe.run_dir == Path("runs/mine")
+
+
+def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "run") == recipe
+    assert recipe_from_dict(recipe_to_dict(recipe), "checkpoint") == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.lr=1", r"unknown key 'optimiser' \(did you mean 'optimizer'\?\)"),
+        ("optimizer.lrr=1", r"unknown key 'optimizer.lrr' \(did you mean 'lr'\?\)"),
+        ("optimizer.lr=fast", "optimizer.lr: Value 'fast'"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0, expected a positive rate"),
+        ("model.shortcut=D", r"model.shortcut: Invalid value 'D', expected one of \['A', 'B', 'C'\]"),
+        ("optimizer=3", "optimizer is a group of keys"),
+        ("schedule.budget=60", "schedule.budget: '60' is no amount of training: write e.g. 60ep"),
+        ("schedule.budget=0it", "expected more than nothing"),
+        ("optimizer.micro_batch=33", r"expected a divisor of optimizer.global_batch \(256\)"),
+        ("data.size=2.5", "data.size: Value '2.5'"),
+        ("data.min_side=200", r"data.min_side is 200, expected at least data.size \(224\)"),
+        ("schedule.kind=step", "schedule.milestones is"),
+        ("seed=null", "seed: Incompatible value"),
+        ("lr", "write key=value"),
+        ("optimizer.lr=[1", "override 'optimizer.lr=\\[1'"),
+        ("name=a/b", "name is a/b"),
+    ],
+)
+def test_bad_overrides_are_refused_in_one_line(recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        load_recipe(recipe_file, [override])
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "resnet50.yaml").write_text("modle: {}\n")
+    with pytest.raises(UsageError, match=r"resnet5\.yaml: no such recipe \(did you mean 'resnet50.yaml'\?\)"):
+        load_recipe(tmp_path / "resnet5.yaml")
+    with pytest.raises(UsageError, match=r"resnet50\.yaml: unknown key 'modle' \(did you mean 'model'\?\)"):
+        load_recipe(tmp_path / "resnet50.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(UsageError, match=r"broken\.yaml: cannot read the recipe"):
+        load_recipe(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UsageError, match="a mapping of keys"):
+        load_recipe(tmp_path / "list.yaml")
+    (tmp_path / "loop.yaml").write_text("extends: loop.yaml\n")
+    with pytest.raises(UsageError, match="extends itself"):
+        load_recipe(tmp_path / "loop.yaml")
+
+
+def test_amounts_are_counted_in_samples() -> None:
+    assert samples_of("60ep", 256) == 300_274 * 256  # T1: 300,274 iterations
+    assert samples_of("600000it", 256) == 600_000 * 256
+    assert samples_of("0.5ep", 1) == -(-IMAGENET_SAMPLES // 2)
+
+
+@given(epochs=st.floats(0.01, 200), batch=st.integers(1, 10_000))
+def test_an_amount_is_whole_iterations_and_not_less_than_asked_for(epochs: float, batch: int) -> None:
+    samples = samples_of(f"{epochs:.6f}ep", batch)
+    assert samples % batch == 0
+    assert 0 <= samples - float(f"{epochs:.6f}") * IMAGENET_SAMPLES < batch + 1
+
+
+def test_changes_that_do_not_matter_are_no_differences(recipe_file: Path) -> None:
+    old = load_recipe(recipe_file)
+    assert differences(old, load_recipe(recipe_file, ["data.threads=7", "log.every=1it"])) == []
+    assert differences(old, load_recipe(recipe_file, ["optimizer.lr=1"])) == ["optimizer.lr: 0.3 -> 1.0"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY / "recipes")))
+def test_every_recipe_loads_and_names_a_network(path: Path) -> None:
+    assert load_recipe(path).model.name in MODEL_NAMES
+
+
+def test_the_imagenet_recipes_are_the_papers() -> None:
+    recipe = load_recipe(REPOSITORY / "recipes/imagenet/resnet50.yaml")
+    optimizer, schedule, data = recipe.optimizer, recipe.schedule, recipe.data
+    assert (optimizer.global_batch, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (256, 0.1, 0.9, 1e-4)
+    assert (schedule.kind, schedule.factor, schedule.budget) == ("plateau", 0.1, "60ep")
+    assert (data.size, data.min_side, data.max_side, data.colour) == (224, 256, 480, 0.1)
+    assert load_recipe(REPOSITORY / "recipes/imagenet/paper_600k.yaml").schedule.budget == "600000it"
+
+
+def test_every_published_error_is_of_a_network_that_there_is() -> None:
+    assert {model for model, _ in PAPER} <= set(MODEL_NAMES)
+
+
+def test_defaults_are_a_valid_recipe() -> None:
+    assert recipe_from_dict(recipe_to_dict(Recipe()), "defaults") == Recipe()
