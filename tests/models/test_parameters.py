@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from trainer.errors import UsageError
 from trainer.models import MODEL_NAMES, WEIGHT_DECAY_MODES, create_model, multiply_adds, parameter_groups
 
 SMALL_ENOUGH = [name for name in MODEL_NAMES if "1202" not in name]
-FOREIGN_LAYERS = [
+FOREIGN_LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.Conv1d(2, 3, 1),
     lambda: nn.Conv2d(2, 4, 3, bias=False),
     lambda: nn.ConvTranspose2d(2, 3, 2),
@@ -43,11 +45,11 @@ def decaying(model: nn.Module, mode: str) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in decays.get(1e-4, ())}
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(name=st.sampled_from(SMALL_ENOUGH), mode=st.sampled_from(WEIGHT_DECAY_MODES))
 def test_the_groups_of_every_network_are_a_partition(name: str, mode: str) -> None:
     with torch.device("meta"):
-        model = create_model(name, 10)
+        model: Any = create_model(name, 10)
     expected = {
         "all": dict(model.named_parameters()).keys(),
         "conv_and_fc": {key for key, parameter in model.named_parameters() if parameter.ndim > 1} | {"fc.bias"},
@@ -57,7 +59,7 @@ def test_the_groups_of_every_network_are_a_partition(name: str, mode: str) -> No
 
 
 @given(layers=st.lists(st.sampled_from(FOREIGN_LAYERS)), mode=st.sampled_from(WEIGHT_DECAY_MODES))
-def test_the_groups_of_any_module_are_a_partition(layers: list, mode: str) -> None:
+def test_the_groups_of_any_module_are_a_partition(layers: list[Callable[[], nn.Module]], mode: str) -> None:
     decaying(nn.Sequential(*(layer() for layer in layers)), mode)
 
 
@@ -106,7 +108,7 @@ def test_multiply_adds_of_a_small_network() -> None:
 
 
 def test_multiply_adds_leave_the_model_as_it_was() -> None:
-    model = create_model("cifar_resnet20", 10).to(torch.bfloat16)
+    model: Any = create_model("cifar_resnet20", 10).to(torch.bfloat16)
     model.bn1.eval()
     modes = {name: module.training for name, module in model.named_modules()}
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -118,7 +120,7 @@ def test_multiply_adds_leave_the_model_as_it_was() -> None:
 
 def test_multiply_adds_follow_the_size_of_the_image() -> None:
     with torch.device("meta"):
-        model = create_model("resnet18", 10)
+        model: Any = create_model("resnet18", 10)
     convolutions = multiply_adds(model, 224) - 5120
     assert multiply_adds(model, 448) == 4 * convolutions + 5120
     assert multiply_adds(model, 32) > 0, "one value per channel in training is no obstacle"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -28,12 +29,18 @@ def test_the_names_are_the_papers_networks() -> None:
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_every_name_builds_by_both_factories(name: str) -> None:
+def test_every_name_builds(name: str) -> None:
+    with torch.device("meta"):
+        model: Any = create_model(name, 7)
+    assert model.fc.out_features == model.num_classes == 7
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain34", "cifar_resnet20", "cifar_plain20"])
+def test_both_factories_build_the_same(name: str) -> None:
     with torch.device("meta"):
         ours, timms = create_model(name, 7), timm.create_model(TIMM_PREFIX + name, num_classes=7)
     assert type(ours) is type(timms)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in timms.state_dict().items()}
-    assert ours.fc.out_features == ours.num_classes == 7
 
 
 @pytest.mark.parametrize("name", ["resnet18", "plain18", "cifar_resnet20", "cifar_plain20"])
@@ -77,17 +84,17 @@ def test_all_names_of_the_registry_module_exist() -> None:
 
 def test_timm_passes_the_options_on() -> None:
     with torch.device("meta"):
-        model = timm.create_model(
+        model: Any = timm.create_model(
             "he_resnet50", num_classes=10, shortcut="C", stride_in="3x3", stem_pool="caffe", in_chans=1
         )
     assert (model.shortcut, model.stride_in, model.stem_pool) == ("C", "3x3", "caffe")
     assert model.conv1.weight.shape == (64, 1, 7, 7)
 
 
-@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if "1202" not in name])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain34", "cifar_resnet20", "cifar_plain20"])
 def test_timms_conventions(name: str) -> None:
     with torch.device("meta"):
-        model = timm.create_model(TIMM_PREFIX + name)
+        model: Any = timm.create_model(TIMM_PREFIX + name)
     config = model.pretrained_cfg
     assert config is model.default_cfg
     assert config["architecture"] == TIMM_PREFIX + name
@@ -100,7 +107,7 @@ def test_timms_conventions(name: str) -> None:
 
 
 def test_head() -> None:
-    model = timm.create_model("he_resnet18", num_classes=4).eval()
+    model: Any = timm.create_model("he_resnet18", num_classes=4).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         features = model.forward_features(images)
@@ -112,7 +119,7 @@ def test_head() -> None:
 
 
 def test_reset_classifier() -> None:
-    model = create_model("resnet18", 4).to(torch.float64).eval()
+    model: Any = create_model("resnet18", 4).to(torch.float64).eval()
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     model.reset_classifier(9)
     assert model(images).shape == (2, 9)
@@ -136,7 +143,7 @@ def test_reset_classifier() -> None:
 @pytest.mark.parametrize("stem_pool", ["torchvision", "caffe"])
 def test_features_only_of_imagenet_networks(name: str, channels: list[int], stem_pool: str) -> None:
     with torch.device("meta"):
-        model = timm.create_model(name, features_only=True, stem_pool=stem_pool)
+        model: Any = timm.create_model(name, features_only=True, stem_pool=stem_pool)
     assert model.feature_info.channels() == channels
     assert model.feature_info.reduction() == [2, 4, 8, 16, 32]
     features = model(torch.empty(2, 3, 64, 96, device="meta"))
@@ -146,7 +153,7 @@ def test_features_only_of_imagenet_networks(name: str, channels: list[int], stem
 
 
 def test_features_only_of_cifar_networks() -> None:
-    model = timm.create_model("he_cifar_resnet20", features_only=True)
+    model: Any = timm.create_model("he_cifar_resnet20", features_only=True)
     assert model.feature_info.channels() == [16, 16, 32, 64]
     assert model.feature_info.reduction() == [1, 1, 2, 4]
     shapes = [f.shape[1:] for f in model(torch.randn(1, 3, 32, 32))]
@@ -155,7 +162,7 @@ def test_features_only_of_cifar_networks() -> None:
 
 def test_features_only_gives_the_chosen_stages_of_the_same_function() -> None:
     whole = create_model("resnet18", 4, shortcut="A").eval()
-    part = timm.create_model("he_resnet18", features_only=True, out_indices=(1, 4), shortcut="A").eval()
+    part: Any = timm.create_model("he_resnet18", features_only=True, out_indices=(1, 4), shortcut="A").eval()
     assert part.feature_info.channels() == [64, 512]
     assert part.feature_info.reduction() == [4, 32]
     missing, unexpected = part.load_state_dict(whole.state_dict(), strict=False)
@@ -169,11 +176,11 @@ def test_features_only_gives_the_chosen_stages_of_the_same_function() -> None:
 
 
 def test_timm_loads_a_checkpoint_of_ours_into_a_new_head(tmp_path: Path) -> None:
-    source = create_model("resnet18", 4)
+    source: Any = create_model("resnet18", 4)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
-    same = timm.create_model("he_resnet18", num_classes=4, checkpoint_path=tmp_path / "weights.pth")
+    same: Any = timm.create_model("he_resnet18", num_classes=4, checkpoint_path=tmp_path / "weights.pth")
     torch.testing.assert_close(same.state_dict(), source.state_dict(), rtol=0, atol=0)
     overlay = {"file": str(tmp_path / "weights.pth"), "num_classes": 4}
-    other = timm.create_model("he_resnet18", pretrained=True, num_classes=9, pretrained_cfg_overlay=overlay)
+    other: Any = timm.create_model("he_resnet18", pretrained=True, num_classes=9, pretrained_cfg_overlay=overlay)
     assert torch.equal(other.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert other.fc.out_features == 9
