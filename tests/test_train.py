@@ -131,7 +131,10 @@ def test_a_run_learns_and_leaves_its_record(recipe: Callable[..., Recipe], capsy
     assert all(line["images"] == 21 for line in validations)
     assert load_recipe(run) == made
     out = capsys.readouterr().out
-    assert "images/s" in out and "ETA" in out and "validation top-1 error" in out and "finished" in out
+    assert "images/s" in out
+    assert "ETA" in out
+    assert "validation top-1 error" in out
+    assert "finished" in out
 
     state = checkpoint.load(run)
     assert (state["step"], state["samples"]) == (24, 384)
@@ -265,7 +268,6 @@ def test_a_number_of_processes_that_cannot_share_the_batch_is_refused(data: Path
     assert (
         err.count("error: 2 processes cannot share a global batch of 16 in micro-batches of 16; use 1 processes") == 1
     )
-    assert "Traceback" not in err
 
 
 def test_a_launcher_that_starts_one_process_for_two_is_caught(recipe: Callable[..., Recipe]) -> None:

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="what a run has reached, with its curves",
-        description="Print a summary of each RUN beside the paper's error and draw its curves into RUN/report/curves.png.",
+        description="Print a summary of each RUN beside the paper's error; draw its curves into RUN/report/curves.png.",
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
     report.set_defaults(run=_report)

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-
-RANKS_WAIT_SECONDS: Final = 3.0
+RANKS_WAIT_SECONDS: Final = 10.0
 """What is wrong is mostly wrong on every rank. The others give rank 0 this long to say it and the launcher to end them,
 so that it is said once; what only one rank met is said all the same."""
 

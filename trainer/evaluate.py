@@ -102,7 +102,7 @@ def evaluate_checkpoint(path: str, data_path: str, *, resize: int | None = None,
     accelerator = Accelerator(mixed_precision="no")
     model = create_model(num_classes=len(state["classes"]), **asdict(recipe.model))
     model.load_state_dict(state["model"])
-    model.to(accelerator.device, memory_format=torch.channels_last)
+    model.to(accelerator.device).to(memory_format=torch.channels_last)
     preprocess = Preprocess(ColourStatistics(**state["colour"]), mean_image=state["mean_image"]).to(accelerator.device)
     loader = Loader(data.beton, CenterCrop(size, resize), accelerator.device, threads=recipe.data.threads)
     requests = evaluation_batches(len(data.beton), batch, accelerator.process_index, accelerator.num_processes)

@@ -55,7 +55,7 @@ class Schedule:
         return self._base_lr * self._recipe.factor ** self._drops_until(samples)
 
     def observe(self, samples: int, error: float) -> Drop | None:
-        """Take note of the validation top-1 error (a fraction) after `samples`; return the drop that it caused, if any."""
+        """Take note of the validation top-1 error (a fraction) after `samples`; return the drop that it caused."""
         if self._recipe.kind != "plateau":
             return None
         state = self._plateau

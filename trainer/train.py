@@ -166,8 +166,9 @@ class Run:
             seconds=round(result.seconds, 3),
         )
         self.console.message(
-            f"epoch-equivalent {self.status.epoch:.4g}, step {self.samples // self.global_batch:,}: validation top-1 "
-            f"error {result.top1_error:.2%}, top-5 {result.top5_error:.2%}, loss {result.loss:.4f}{' (best)' if best else ''}"
+            f"epoch-equivalent {self.status.epoch:.4g}, step {self.samples // self.global_batch:,}: "
+            f"validation top-1 error {result.top1_error:.2%}, top-5 {result.top5_error:.2%}, "
+            f"loss {result.loss:.4f}{' (best)' if best else ''}"
         )
         drop = self.schedule.observe(self.samples, result.top1_error)
         if drop is not None:
@@ -241,9 +242,10 @@ class Run:
         resumed = f"going on at step {self.samples // self.global_batch:,}" if self.samples else "starting"
         self.console.message(
             f"{self.recipe.run_dir}: {resumed} of {self.budget // self.global_batch:,}; {self.recipe.model.name}, "
-            f"{len(self.train_data.beton):,} images of {len(self.train_data.classes)} classes; global batch "
-            f"{self.global_batch} = {self.world_size} process(es) x {self.global_batch // self.world_size // self.micro_batch} "
-            f"micro-batches of {self.micro_batch}; {self.accelerator.device.type}, {self.recipe.precision}"
+            f"{len(self.train_data.beton):,} images of {len(self.train_data.classes)} classes; "
+            f"global batch {self.global_batch} = {self.world_size} process(es) x "
+            f"{self.global_batch // self.world_size // self.micro_batch} micro-batch(es) of {self.micro_batch}; "
+            f"{self.accelerator.device.type}, {self.recipe.precision}"
         )
         self._record("start", world_size=self.world_size, device=self.accelerator.device.type, versions=versions())
 
@@ -349,8 +351,9 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
     if micro_batches % world_size:
         possible = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
         raise UsageError(
-            f"{world_size} processes cannot share a global batch of {recipe.optimizer.global_batch} in micro-batches of "
-            f"{recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, or another optimizer.micro_batch"
+            f"{world_size} processes cannot share a global batch of {recipe.optimizer.global_batch} in "
+            f"micro-batches of {recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, "
+            "or another optimizer.micro_batch"
         )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import jpeg, smooth_image, write_beton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import jpeg, smooth_image, write_beton
 
 from trainer.data import beton as format
 from trainer.data.beton import Beton
@@ -67,9 +67,9 @@ def test_the_dtypes_are_ffcvs() -> None:
     from ffcv import types
     from ffcv.fields import IntField, RGBImageField
 
-    assert format.HEADER_DTYPE == types.HeaderType
+    assert types.HeaderType == format.HEADER_DTYPE
     assert format.ALLOCATION_DTYPE == types.ALLOC_TABLE_TYPE
-    assert format.FIELD_DTYPE == types.FieldDescType
+    assert types.FieldDescType == format.FIELD_DTYPE
     assert types.CURRENT_VERSION == format.VERSION
     assert types.get_metadata_type([RGBImageField(), IntField()]) == format.SAMPLE_DTYPE
     handlers = {type_id: handler for type_id, handler in types.TYPE_ID_HANDLER.items() if handler is not None}

@@ -4,9 +4,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torchvision.transforms.functional as tv
-from samples import smooth_image
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import smooth_image
 
 from trainer.data.crops import CenterCrop, PaddedCrop, ScaleCrop, draw_colour
 from trainer.jpeg import crop_pixels
@@ -22,8 +22,10 @@ def many(width: int, height: int, count: int = 500) -> tuple[np.ndarray, ...]:
 def test_scale_crops_are_squares_within_the_image(width: int, height: int, seed: int) -> None:
     boxes = ScaleCrop(224, 256, 480, seed)(*many(width, height, 50)).boxes
     left, top, right, bottom = boxes.T
-    assert (left >= 0).all() and (top >= 0).all()
-    assert (right <= width).all() and (bottom <= height).all()
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (right <= width).all()
+    assert (bottom <= height).all()
     assert np.array_equal(right - left, bottom - top)
 
 
@@ -36,7 +38,8 @@ def test_scale_crops_show_what_the_paper_shows() -> None:
     s = np.arange(256, 481)
     assert sides.mean() == pytest.approx(np.rint(224 * 400 / s).mean(), rel=0.01)
     assert crops.flips.mean() == pytest.approx(0.5, abs=0.02)
-    assert crops.boxes[:, 0].min() == 0 and crops.boxes[:, 3].max() == 500
+    assert crops.boxes[:, 0].min() == 0
+    assert crops.boxes[:, 3].max() == 500
 
 
 def test_a_draw_depends_on_seed_epoch_and_sample_alone() -> None:

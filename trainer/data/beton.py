@@ -119,7 +119,8 @@ class Beton:
 
     def describe(self, sample: int) -> str:
         """How errors name a sample."""
-        return f"{self.path}: sample {sample} (label {self.labels[sample]}, {self.sizes[sample]} bytes at offset {self.offsets[sample]})"
+        where = f"{self.sizes[sample]} bytes at offset {self.offsets[sample]}"
+        return f"{self.path}: sample {sample} (label {self.labels[sample]}, {where})"
 
     def _read_table_of_contents(self) -> None:
         length = len(self._bytes)
@@ -164,7 +165,8 @@ class Beton:
             labels = [i for i in labels if names[i] == "label"]
         if len(images) != 1 or len(labels) != 1:
             raise UsageError(
-                f"{self.path}: expected one RGBImageField and one IntField named 'label', found fields {', '.join(names) or 'none'}"
+                f"{self.path}: expected one RGBImageField and one IntField named 'label', "
+                f"found fields {', '.join(names) or 'none'}"
             )
         return f"f{images[0]}", f"f{labels[0]}", sample_dtype(type_ids)
 

@@ -36,7 +36,7 @@ IMAGENET: Final = ColourStatistics(
     eigenvalues=(255 * 0.2175, 255 * 0.0188, 255 * 0.0045),
     eigenvectors=((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)),
 )
-"""The constants that every consumer of ImageNet backbones expects; those of the PCA are fb.resnet.torch's (trap T11)."""
+"""What every consumer of ImageNet backbones expects; the constants of the PCA are fb.resnet.torch's (trap T11)."""
 
 
 def colour_statistics(which: str, manifest: Manifest | None, beton: str) -> ColourStatistics:

@@ -38,14 +38,15 @@ class Crops:
 class CropPolicy(Protocol):
     """A way of cropping; `size` is the side of the square output in pixels."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops: ...
 
 
 @dataclass(frozen=True)
 class ScaleCrop:
-    """The paper's training crop (section 3.4): shorter side s uniform in [min_side, max_side], a random crop, a flip."""
+    """The paper's training crop (section 3.4): a shorter side s in [min_side, max_side], a random crop, a flip."""
 
     size: int
     min_side: int
@@ -54,7 +55,7 @@ class ScaleCrop:
     flip: bool = True
 
     def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
-        """Integers s and places are drawn uniformly; the window of the stored image has the side round(size*short/s)."""
+        """Integers s and places are drawn uniformly; the window of the stored image has side round(size*short/s)."""
         shorter = np.minimum(widths, heights).astype(np.int64)
         bits = counter_uint64(self.seed, STREAM_SCALE, epochs, ids)
         sides = self.min_side + integers(bits, self.max_side - self.min_side + 1)

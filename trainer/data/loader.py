@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -87,7 +87,7 @@ class Loader:
         self._padded = isinstance(crops, PaddedCrop)
         self._slots: list[_Slot] = []
 
-    def load(self, requests: Iterable[Request]) -> Iterator[Batch]:
+    def load(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         """Yield one batch a request. An error in any thread is raised here, in place of the next batch.
 
         Raises:
@@ -167,12 +167,15 @@ class Loader:
         slot.labels[:count] = torch.from_numpy(self.beton.labels[ids])
         if self.colour_seed is not None:
             slot.colour[:count] = torch.from_numpy(draw_colour(self.colour_seed, request.epochs, ids))
-        crops = self.crops(request.epochs, ids, self.beton.widths[ids], self.beton.heights[ids])
+        crops = self.crops(request.epochs, ids, *self._sides_of(ids))
         images = slot.images.numpy()
         bounds = np.linspace(0, count, min(4 * self.threads, count) + 1).astype(int)
         parts = [pool.submit(self._decode, ids, crops, images, *part) for part in itertools.pairwise(bounds)]
         for part in parts:
             part.result()
+
+    def _sides_of(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return self.beton.widths[ids].astype(np.int64), self.beton.heights[ids].astype(np.int64)
 
     def _decode(self, ids: npt.NDArray[np.int64], crops: Crops, images: Pixels, start: int, stop: int) -> None:
         boxes = crops.boxes[start:stop].tolist()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from trainer.errors import UsageError, did_you_mean
@@ -57,18 +58,14 @@ def _timm_config(name: str) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({TIMM_PREFIX + name: _timm_config(name) for name in MODEL_NAMES})
 
 
-def _build(name: str, pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
-    # The stem and every stage; a new dict each time, because timm writes into it.
-    feature_cfg = {"out_indices": tuple(range(4 if _is_cifar(name) else 5))}
-    model: StagedNetwork = build_model_with_cfg(
-        _NETWORKS[name], TIMM_PREFIX + name, pretrained, feature_cfg=feature_cfg, **kwargs
-    )
-    return model
-
-
 def _register_with_timm(name: str) -> None:
     def entry_point(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
-        return _build(name, pretrained, **kwargs)
+        # The stem and every stage; a new dict each time, because timm writes into it.
+        feature_cfg = {"out_indices": tuple(range(4 if _is_cifar(name) else 5))}
+        model: StagedNetwork = build_model_with_cfg(
+            _NETWORKS[name], TIMM_PREFIX + name, pretrained, feature_cfg=feature_cfg, **kwargs
+        )
+        return model
 
     entry_point.__name__ = entry_point.__qualname__ = TIMM_PREFIX + name
     entry_point.__doc__ = f"Build {name} as timm does; the options are those of `{__name__}.create_model`."
@@ -114,4 +111,5 @@ def create_model(
         options |= {"stride_in": stride_in, "stem_pool": stem_pool}
     elif stem_pool != "torchvision":
         raise UsageError(f"stem_pool: '{stem_pool}' is given for {name}, whose stem has no pooling; leave it out")
-    return _build(name, **options)
+    # Through timm, because it remembers the options: what it saves of the model can then be built again.
+    return cast(StagedNetwork, timm.create_model(TIMM_PREFIX + name, **options))

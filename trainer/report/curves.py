@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -62,5 +63,6 @@ def _draw(axes: Axes, summary: RunSummary, batch: int, key: str, scale: float, l
 
 def _drops(lines: list[dict[str, Any]], batch: int) -> list[float]:
     """Steps at which the rate fell to half or less at once."""
-    pairs = zip(lines, lines[1:], strict=False)
-    return [later["samples"] / batch for earlier, later in pairs if later["lr"] <= 0.5 * earlier["lr"]]
+    return [
+        later["samples"] / batch for earlier, later in itertools.pairwise(lines) if later["lr"] <= 0.5 * earlier["lr"]
+    ]
