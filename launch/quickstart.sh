@@ -19,8 +19,8 @@ prepare() {
         return
     fi
     "$PYTHON" -m data_prep synth "$DATA" "${SYNTH[@]}" --overwrite
-    "$PYTHON" -m data_prep convert "$DATA/train" "$DATA/train.beton"
-    "$PYTHON" -m data_prep convert "$DATA/val" "$DATA/val.beton"
+    "$PYTHON" -m data_prep convert "$DATA/train" "$DATA/train.beton" --overwrite
+    "$PYTHON" -m data_prep convert "$DATA/val" "$DATA/val.beton" --overwrite
     echo "${SYNTH[*]}" >"$COMPLETE"
 }
 
