@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from data_prep import cifar, tar_index
 from data_prep.labels import Devkit, Labelling, ValMap
-from trainer.errors import UsageError, did_you_mean
+from trainer.errors import UsageError
 
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 
@@ -149,7 +149,7 @@ def with_classes(source: Source, classes: list[str], origin: Path) -> Source:
     used = np.bincount(source.labels, minlength=len(source.classes)) > 0
     for name, is_used in zip(source.classes, used, strict=True):
         if is_used and name not in index:
-            raise UsageError(f"{origin}: class {name!r} of {source.path} is not in it{did_you_mean(name, classes)}")
+            raise UsageError(f"{origin}: class {name!r} of {source.path} is not in it")
     mapping = np.array([index.get(name, -1) for name in source.classes], np.int64)
     return replace(source, classes=classes, labels=mapping[source.labels])
 

@@ -1,0 +1,83 @@
+"""Stock FFCV reads what `convert` writes (law 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from data_prep.convert import Options, convert
+from data_prep.images import Store
+from trainer.data.beton import Beton
+from trainer.jpeg import decode
+
+pytest.importorskip("ffcv")
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numba's finalizers
+
+
+@pytest.fixture(scope="module", params=[Store.JPEG, Store.LOSSLESS, Store.RAW])
+def beton(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    photo: Callable[..., PIL.Image.Image],
+    encoded: Callable[..., bytes],
+    write: Callable[[Path, Mapping[str, bytes]], Path],
+) -> Path:
+    """Images of one size, which FFCV's decoder of whole images needs; one of them is skipped, one is gray."""
+    root = tmp_path_factory.mktemp("ffcv")
+    files = {f"n{i % 3}/{i}.JPEG": encoded(photo(i, 64, 48), quality=95) for i in range(22)}
+    files["n1/gray.JPEG"] = encoded(photo(30, 64, 48).convert("L"))
+    files["n1/bad.JPEG"] = b""
+    write(root / "images", files)
+    convert(Options(root / "images", root / "x.beton", store=request.param, skip_bad=True, seed=2))
+    return root / "x.beton"
+
+
+def test_its_reader_sees_the_same_table_of_contents(beton: Path) -> None:
+    from ffcv.reader import Reader
+
+    reader, ours = Reader(str(beton)), Beton(beton)
+    assert reader.field_names == ["image", "label"]
+    assert [type(handler).__name__ for handler in reader.handlers.values()] == ["RGBImageField", "IntField"]
+    image = reader.metadata["f0"]
+    assert len(image) == len(ours) == 23
+    assert image["mode"].tolist() == ours.modes.tolist()
+    assert image["width"].tolist() == ours.widths.tolist()
+    assert image["height"].tolist() == ours.heights.tolist()
+    assert reader.metadata["f1"].tolist() == ours.labels.tolist()
+    assert reader.alloc_table["sample_id"].tolist() == list(range(23))
+    assert reader.alloc_table["ptr"].tolist() == image["data_ptr"].tolist() == ours.offsets.tolist()
+    assert reader.alloc_table["size"].tolist() == ours.sizes.tolist()
+
+
+@pytest.mark.slow  # FFCV compiles its pipeline
+@pytest.mark.parametrize("os_cache", [True, False], ids=["memmap", "pages"])
+def test_its_loader_yields_the_same_labels_and_pixels(beton: Path, os_cache: bool) -> None:
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    pipelines: dict[str, list[Any]] = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
+    loader = Loader(
+        str(beton),
+        8,
+        num_workers=1,
+        os_cache=os_cache,
+        order=OrderOption.SEQUENTIAL,
+        pipelines=pipelines,
+        drop_last=False,
+    )
+    images, labels = (np.concatenate(parts) for parts in zip(*((i.copy(), t.copy()) for i, t in loader), strict=True))
+    ours = Beton(beton)
+    assert labels[:, 0].tolist() == ours.labels.tolist()
+    for i in range(len(ours)):
+        if ours.modes[i]:
+            assert images[i].tobytes() == ours.record(i)
+        else:
+            difference = np.abs(images[i].astype(int) - decode(ours.record(i)))
+            assert difference.mean() < 3, "FFCV decodes with the fast inverse transform"
+            assert difference.max() < 30
