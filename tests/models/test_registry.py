@@ -184,3 +184,12 @@ def test_timm_loads_a_checkpoint_of_ours_into_a_new_head(tmp_path: Path) -> None
     other: Any = timm.create_model("he_resnet18", pretrained=True, num_classes=9, pretrained_cfg_overlay=overlay)
     assert torch.equal(other.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert other.fc.out_features == 9
+
+
+def test_what_timm_saves_is_built_again_with_its_options(tmp_path: Path) -> None:
+    model: Any = create_model("resnet50", 4, shortcut="A", stride_in="3x3", stem_pool="caffe").eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert (again.shortcut, again.stride_in, again.stem_pool) == ("A", "3x3", "caffe")
+    images = torch.randn(1, 3, 33, 33)
+    assert torch.equal(again(images), model(images))
