@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -242,13 +243,13 @@ def test_the_classifier_starts_uniform_without_bias() -> None:
 def test_fx_traces_the_network(options: dict[str, Any]) -> None:
     model: Any = create_model("resnet18", 5, **options).eval()
     images = torch.randn(1, 3, 33, 33)
-    traced = cast(nn.Module, torch.fx.symbolic_trace(model))
+    traced: Callable[[torch.Tensor], torch.Tensor] = torch.fx.symbolic_trace(model)
     assert torch.equal(traced(images), model(images))
 
 
 def test_dynamo_captures_the_network_in_one_graph() -> None:
     model: Any = create_model("cifar_resnet20", 5)
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, backend="eager", fullgraph=True)
     assert compiled(torch.randn(2, 3, 33, 33)).shape == (2, 5)
 
 
