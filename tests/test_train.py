@@ -198,6 +198,12 @@ def test_plateau_drops_are_recorded_and_survive_a_resume(recipe: Callable[..., R
     assert checkpoint.load(made.run_dir)["schedule"]["drops"][0]["samples"] == 128
 
 
+def test_tensorboard_is_written_when_the_recipe_says_so(recipe: Callable[..., Recipe]) -> None:
+    made = recipe("schedule.budget=4it", "log.tensorboard=true")
+    train(made)
+    assert len(list((made.run_dir / "tensorboard").glob("events.*"))) == 1
+
+
 def test_another_recipe_in_the_same_run_folder_is_refused(recipe: Callable[..., Recipe]) -> None:
     train(recipe("schedule.budget=4it"))
     with pytest.raises(UsageError, match=r"begun with another recipe \(optimizer.lr: 0.02 -> 0.5\)"):

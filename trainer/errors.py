@@ -7,6 +7,7 @@ Anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 import time
@@ -16,6 +17,10 @@ from typing import Final
 RANKS_WAIT_SECONDS: Final = 10.0
 """What is wrong is mostly wrong on every rank. The others give rank 0 this long to say it and the launcher to end them,
 so that it is said once; what only one rank met is said all the same."""
+
+
+ENVIRONMENT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOMEM)
+"""Full disks, read-only folders, limits: no bug of ours wherever they are met."""
 
 
 class UsageError(Exception):
@@ -46,6 +51,11 @@ def run_command(main: Callable[[], int]) -> int:
             time.sleep(RANKS_WAIT_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in ENVIRONMENT_ERRORS:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr, flush=True)
+        return RunError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         return 130

@@ -53,11 +53,11 @@ def train(recipe: Recipe) -> None:
         UsageError: recipe, data, run folder and world size do not go together.
         RunError: training could not go on.
     """
-    run = Run(recipe, start_accelerator(recipe))
-    try:
-        run.train()
-    finally:
-        run.accelerator.end_training()
+    accelerator = start_accelerator(recipe)
+    Run(recipe, accelerator).train()
+    # Not after an error: leaving the process group could wait for a rank that waits for this one. The process ends,
+    # and the launcher ends the others.
+    accelerator.end_training()
 
 
 class Run:

@@ -1,0 +1,39 @@
+"""What a person reads when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from trainer.errors import RunError, UsageError, did_you_mean, run_command
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UsageError("x.beton: not a beton"), 2, "error: x.beton: not a beton\n"),
+        (RunError("the loss is nan"), 1, "error: the loss is nan\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), 1, "error: metrics.jsonl: No space left"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_errors_for_people_are_one_line_and_a_status(
+    error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(lambda: raising(error)) == status
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: raising(ZeroDivisionError()))
+
+
+def test_the_nearest_name_is_offered_and_else_all() -> None:
+    assert did_you_mean("resnet5", ["resnet50", "plain18"]) == " (did you mean 'resnet50'?)"
+    assert did_you_mean("zzz", ["a", "b"]) == " (known: a, b)"
