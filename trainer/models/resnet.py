@@ -285,5 +285,5 @@ def resolve_shortcut(shortcut: str | None, papers_choice: str, residual: bool) -
     if residual:
         return papers_choice if shortcut is None else shortcut
     if shortcut is not None:
-        raise UsageError(f"shortcut: '{shortcut}' is given for a plain network, which has none; leave it out (null)")
+        raise UsageError(f"shortcut: '{shortcut}' is given for a plain network, which has none; set it to null")
     return None
