@@ -18,7 +18,8 @@ readonly PKG_CONFIG_MODULES="opencv4 libturbojpeg libjpeg zlib libwebp libwebpmu
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 child=
-trap '[[ -z $child ]] || kill "$child" 2>/dev/null || true' EXIT
+trap '[[ -z $child ]] || kill -- "-$child" 2>/dev/null || true' EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -31,16 +32,19 @@ die() {
 
 # run WHAT COMMAND...: the output goes to the log; a sign of life every 20 s; the end of the log if it fails.
 run() {
-    local what=$1 began=$SECONDS told=$SECONDS
+    local what=$1 began=$SECONDS told=$SECONDS doing
     shift
     say "$what"
+    set -m # a process group of its own, so that an interrupt ends the compilers with the pip that started them
     "$@" >>"$LOG" 2>&1 </dev/null &
     child=$!
+    set +m
     while kill -0 "$child" 2>/dev/null; do
         sleep 0.3
         if ((SECONDS - told >= 20)); then
             told=$SECONDS
-            say "  $((SECONDS - began)) s: $(tail -n 1 "$LOG" | tr -d '\r' | cut -c 1-110)"
+            doing=$(tail -n 1 "$LOG" | tr -d '\r' | cut -c 1-110)
+            say "  $((SECONDS - began)) s${doing:+: $doing}"
         fi
     done
     if ! wait "$child"; then
@@ -180,8 +184,13 @@ make_venv() {
             rm -rf "$VENV"
         fi
     fi
-    [[ -x $VENV_PYTHON ]] || run "creating $VENV with $("$python" -V)" "$python" -m venv "$VENV"
-    echo begun >"$STATE"
+    if [[ -x $VENV_PYTHON ]]; then
+        echo begun >"$STATE"
+    else
+        mkdir -p "$VENV"
+        echo begun >"$STATE"
+        run "creating $VENV with $("$python" -V)" "$python" -m venv "$VENV"
+    fi
 }
 
 # --- packages ------------------------------------------------------------------------------------------------------------------
