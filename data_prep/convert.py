@@ -255,7 +255,8 @@ def _write(
         return f"images {chunk.start} to {last} ({source.names[order[chunk.start]]} to {source.names[order[last]]})"
 
     chunks = _chunks(source, order, encoding, options.seed)
-    with closing(map_in_order(convert_chunk, chunks, options.workers, record_bytes, describe)) as results:
+    workers = min(options.workers, -(-len(order) // CHUNK_IMAGES))
+    with closing(map_in_order(convert_chunk, chunks, workers, record_bytes, describe)) as results:
         for chunk, converted in results:
             totals.merge(converted.totals)
             bytes_read += converted.bytes_read

@@ -169,7 +169,7 @@ class _Hidden:
         self.names: list[str] = []
 
     def __call__(self, name: str) -> bool:
-        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+        hidden = name.startswith(".") or "/." in name
         if hidden:
             self.names.append(name)
         return hidden
@@ -183,6 +183,8 @@ class _Hidden:
 
 def _open_folder(path: Path, split: str, labelling: Labelling | None) -> Source:
     batches = cifar.find_batches(path, split)
+    if batches and labelling is not None:
+        raise UsageError(f"{path}: the batches of CIFAR-10 have labels, so --devkit and --val-map do not apply")
     if batches:
         content = cifar.load_batches(batches)
         return PixelSource(

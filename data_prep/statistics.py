@@ -1,6 +1,6 @@
 """Statistics of the pixels: mean and standard deviation a channel, PCA of RGB, and the mean image.
 
-Each image is seen through the centre crop of evaluation. All sums are of integers, so they are exact and the result
+Each image is seen through the centre crop of evaluation, as it was before it was encoded as JPEG. All sums are of integers, so they are exact and the result
 depends neither on the order of the images nor on how many processes share the work.
 """
 
@@ -21,7 +21,7 @@ _DIGITS: Final = 6
 """Decimals that are kept: the last bits of an eigenvector are those of the linear algebra library."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sums:
     """Exact sums over images of one size."""
 
@@ -29,17 +29,25 @@ class Sums:
     """uint64 [height, width, 3]: sum over images, at each place."""
     products: npt.NDArray[np.uint64]
     """uint64 [3, 3]: sum of the products of channels over all images and places."""
-    images: int = 1
+    images: int = 0
 
     @staticmethod
-    def of(image: npt.NDArray[np.uint8]) -> Sums:
-        """The sums of one image, uint8 [height, width, 3]."""
-        # In float64, for the fast product of matrices: exact, as all its sums are integers far below 2**53.
-        flat = image.reshape(-1, 3).astype(np.float64)
-        return Sums(image.astype(np.uint64), (flat.T @ flat).astype(np.uint64))
+    def zero(shape: tuple[int, ...]) -> Sums:
+        """No image yet, of the shape [height, width, 3]."""
+        return Sums(np.zeros(shape, np.uint64), np.zeros((3, 3), np.uint64))
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.pixels + other.pixels, self.products + other.products, self.images + other.images)
+    def add(self, image: npt.NDArray[np.uint8]) -> None:
+        """Take in an image, uint8 [height, width, 3]."""
+        flat = image.reshape(-1, 3).astype(np.uint64)
+        self.products += flat.T @ flat
+        self.pixels += image
+        self.images += 1
+
+    def merge(self, other: Sums) -> None:
+        """Take in other sums over images of the same size."""
+        self.products += other.products
+        self.pixels += other.pixels
+        self.images += other.images
 
 
 @dataclass
@@ -52,14 +60,28 @@ class Totals:
 
     def add(self, image: npt.NDArray[np.uint8]) -> None:
         """Take in an image, uint8 [height, width, 3]."""
-        small = min(image.shape[:2]) < CROP.size
-        self.merge(Totals(Sums.of(_centre(image)), Sums.of(image) if small else None, not small))
+        self.crops = self.crops or Sums.zero((CROP.size, CROP.size, 3))
+        self.crops.add(_centre(image))
+        self._expect(image.shape)
+        if self.whole:
+            self.whole.add(image)
 
     def merge(self, other: Totals) -> None:
         """Take in what another process has summed up."""
-        self.crops = _sum(self.crops, other.crops)
-        self.mixed |= other.mixed or _differ(self.whole, other.whole)
-        self.whole = None if self.mixed else _sum(self.whole, other.whole)
+        if other.crops is None:
+            return
+        self.crops = self.crops or Sums.zero(other.crops.pixels.shape)
+        self.crops.merge(other.crops)
+        self._expect(other.whole.pixels.shape if other.whole else None)
+        if self.whole and other.whole:
+            self.whole.merge(other.whole)
+
+    def _expect(self, shape: tuple[int, ...] | None) -> None:
+        """Prepare for images of this size (None: of several), if they may still be the only size there is."""
+        if shape is None or min(shape[:2]) >= CROP.size or (self.whole and self.whole.pixels.shape != shape):
+            self.mixed, self.whole = True, None
+        elif not self.mixed and self.whole is None:
+            self.whole = Sums.zero(shape)
 
     def finish(self, same_size: bool, mean_image: str) -> tuple[Statistics, npt.NDArray[np.float32]]:
         """Statistics, and the mean image as float32 [height, width, 3], whose file will be called `mean_image`.
@@ -89,16 +111,6 @@ def _centre(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     crop = np.empty((CROP.size, CROP.size, 3), np.uint8)
     crop_pixels(image, (left, top, right, bottom), False, crop)
     return crop
-
-
-def _differ(one: Sums | None, other: Sums | None) -> bool:
-    return one is not None and other is not None and one.pixels.shape != other.pixels.shape
-
-
-def _sum(one: Sums | None, other: Sums | None) -> Sums | None:
-    if one is None or other is None:
-        return one or other
-    return one + other
 
 
 def _moments(sums: Sums) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

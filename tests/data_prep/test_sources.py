@@ -375,6 +375,11 @@ class TestCifarBatches:
         with pytest.raises(UsageError, match=r"data_batch_1\.bin: 3072 bytes are no multiple of 3073"):
             open_source(binary, "train")
 
+    def test_labels_do_not_apply(self, binary: Path, tmp_path: Path) -> None:
+        (tmp_path / "map").write_text("a n1\n")
+        with pytest.raises(UsageError, match="so --devkit and --val-map do not apply"):
+            open_source(binary, "val", open_labelling(None, tmp_path / "map"))
+
     def test_a_missing_split_is_an_error(self, binary: Path) -> None:
         (binary / "test_batch.bin").unlink()
         with pytest.raises(UsageError, match=r"it has no test_batch\*, so no split 'val'"):
