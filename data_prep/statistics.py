@@ -1,7 +1,8 @@
 """Statistics of the pixels: mean and standard deviation a channel, PCA of RGB, and the mean image.
 
-Each image is seen through the centre crop of evaluation, as it was before it was encoded as JPEG. All sums are of integers, so they are exact and the result
-depends neither on the order of the images nor on how many processes share the work.
+Each image is seen through the centre crop of evaluation, as it was before it was encoded as JPEG. All sums are of
+integers, so they are exact and the result depends neither on the order of the images nor on how many processes share
+the work.
 """
 
 from __future__ import annotations
