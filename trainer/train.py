@@ -118,6 +118,7 @@ class Run:
             with contextlib.closing(self.train_loader.load(requests)) as batches:
                 self.model.train()
                 self.window.begin()
+                self.status.activity = "training"
                 for batch in batches:
                     self.step(batch)
                     self._after_step(batch)
