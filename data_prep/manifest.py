@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from importlib import metadata
 from typing import Final
 
 import numpy as np
 import PIL
 import PIL.features
 
+import trainer
 from trainer.data.beton import ALLOCATION_DTYPE, align_up
 from trainer.data.manifest import Checksums
 
 _CHUNK: Final = 1 << 20
-_PROJECT: Final = "imagenet-trainer"
 
 
 def versions() -> dict[str, str]:
     """Versions of whatever decides about the bytes of a beton."""
-    try:
-        project = metadata.version(_PROJECT)
-    except metadata.PackageNotFoundError:
-        project = "not installed"
     jpeg = PIL.features.version_feature("libjpeg_turbo") or PIL.features.version_codec("jpg") or "none"
-    return {_PROJECT: project, "libjpeg": jpeg, "numpy": np.__version__, "pillow": PIL.__version__}
+    return {
+        "imagenet-trainer": trainer.__version__,
+        "libjpeg": jpeg,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def digest_of(checksums: Checksums) -> str:

@@ -407,4 +407,4 @@ def _begin_run_folder(recipe: Recipe) -> str | None:
 def versions() -> dict[str, str]:
     """Versions that a run's numbers depend on."""
     packages = ("torch", "accelerate", "timm", "numpy")
-    return {"trainer": __version__, **{package: version(package) for package in packages}}
+    return {"imagenet-trainer": __version__, **{package: version(package) for package in packages}}
