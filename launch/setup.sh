@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly LOCK=requirements.lock
 readonly VENV=.venv
 readonly VENV_PYTHON=.venv/bin/python
-readonly STATE=.venv/setup.state       # 'begun', or the fingerprint of the set-up that was finished
+readonly STATE=.venv/setup.state       # 'begun', 'failed', or the fingerprint of what was finished
 readonly SIMD_BUILD=.venv/pillow-simd.build  # the compiler command that pillow-simd was built with
 readonly LOG=.cache/setup.log
 readonly PKG_CONFIG_MODULES="opencv4 libturbojpeg libjpeg zlib libwebp libwebpmux libwebpdemux"
@@ -49,6 +49,8 @@ run() {
     done
     if ! wait "$child"; then
         child=
+        # What failed by itself left .venv in order, unlike what was killed: the next set-up can go on in it.
+        if "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then echo failed >"$STATE"; fi
         tail -n 30 "$LOG" >&2
         die "this step failed: $what (its last lines are above, the whole log is $PWD/$LOG)"
     fi
