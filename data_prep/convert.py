@@ -277,8 +277,11 @@ def _write(
 def _chunks(source: Source, order: Indices, encoding: Encoding, seed: int) -> Iterator[Chunk]:
     sampled = np.zeros(len(order), np.bool_)
     sampled[permutation(len(order), seed, STREAM_STATISTICS)[:STATISTICS_IMAGES]] = True
-    for start in range(0, len(order), CHUNK_IMAGES):
-        part = slice(start, start + CHUNK_IMAGES)
+    # The pixels of photographs are large: one at a time keeps the memory small.
+    large = encoding.store is Store.RAW and not 0 < encoding.max_short_side <= TRAIN_SHORT_SIDE
+    size = 1 if large and not isinstance(source, PixelSource) else CHUNK_IMAGES
+    for start in range(0, len(order), size):
+        part = slice(start, start + size)
         yield Chunk(start, [source.item(index) for index in order[part]], sampled[part].tolist(), encoding)
 
 

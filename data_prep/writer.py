@@ -25,6 +25,7 @@ from trainer.data.beton import (
 )
 from trainer.data.manifest import Checksums
 from trainer.errors import RunError
+from trainer.files import sync
 
 PAGE_SIZE: Final = 8 << 20
 """FFCV's default. The pages of the checksums have this size always, those of the file unless a record is larger."""
@@ -138,20 +139,12 @@ def atomic_files(*finals: Path) -> Iterator[list[Path]]:
     try:
         yield partials
         for partial in partials:
-            _sync(partial)
+            sync(partial)
         for partial, final in zip(partials, finals, strict=True):
             os.replace(partial, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise RunError(f"{finals[-1]}: cannot write it: {error.strerror or error}") from error
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

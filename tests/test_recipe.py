@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from samples import REPOSITORY
 
 from trainer.errors import UsageError
 from trainer.models import MODEL_NAMES, create_model
+from trainer.models.resnet import INITS, SHORTCUTS, STEM_POOLS, STRIDES_IN
 from trainer.recipe import (
     IMAGENET_SAMPLES,
+    ModelRecipe,
     Recipe,
     differences,
     load_recipe,
@@ -49,9 +52,11 @@ def test_a_recipe_builds_on_what_it_extends_and_overrides_have_the_last_word(rec
 
 def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml())
-    assert load_recipe(tmp_path / "run") == recipe
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "recipe.yaml").write_text(recipe.to_yaml())
+    again = load_recipe(tmp_path / "moved")
+    assert again.run_dir == tmp_path / "moved"
+    assert differences(recipe, again) == []
     assert recipe_from_dict(recipe_to_dict(recipe), "checkpoint") == recipe
 
 
@@ -74,6 +79,10 @@ def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None
         ("lr", "write key=value"),
         ("optimizer.lr=[1", "override 'optimizer.lr=\\[1'"),
         ("name=a/b", "name is a/b"),
+        ("name=..", "name is .."),
+        ("name=${nope}", "nope"),
+        ("seed=-1", "seed is -1"),
+        ("optimizer.lr=.inf", "optimizer.lr is inf"),
     ],
 )
 def test_bad_overrides_are_refused_in_one_line(recipe_file: Path, override: str, message: str) -> None:
@@ -94,6 +103,9 @@ def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match="a mapping of keys"):
         load_recipe(tmp_path / "list.yaml")
+    (tmp_path / "number.yaml").write_text("extends: 3\n")
+    with pytest.raises(UsageError, match="extends is 3"):
+        load_recipe(tmp_path / "number.yaml")
     (tmp_path / "loop.yaml").write_text("extends: loop.yaml\n")
     with pytest.raises(UsageError, match="extends itself"):
         load_recipe(tmp_path / "loop.yaml")
@@ -132,6 +144,15 @@ def test_the_imagenet_recipes_are_the_papers() -> None:
     assert (schedule.kind, schedule.factor, schedule.budget) == ("plateau", 0.1, "60ep")
     assert (data.size, data.min_side, data.max_side, data.colour) == (224, 256, 480, 0.1)
     assert load_recipe(REPOSITORY / "recipes/imagenet/paper_600k.yaml").schedule.budget == "600000it"
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [("shortcut", SHORTCUTS), ("stride_in", STRIDES_IN), ("stem_pool", STEM_POOLS), ("init", INITS)],
+)
+def test_the_recipes_choices_are_the_networks(key: str, known: tuple[str, ...]) -> None:
+    choices = str(get_type_hints(ModelRecipe)[key])
+    assert all(repr(choice) in choices for choice in known)
 
 
 def test_every_published_error_is_of_a_network_that_there_is() -> None:

@@ -195,7 +195,17 @@ def test_plateau_drops_are_recorded_and_survive_a_resume(recipe: Callable[..., R
     assert content["milestones"] == ["8it", "12it", "16it"]
     rates = [line["lr"] for line in read_metrics(made.run_dir) if line["kind"] == "train"]
     assert rates[7:9] == pytest.approx([0.02, 0.002])
-    assert checkpoint.load(made.run_dir)["schedule"]["drops"][0]["samples"] == 128
+    straight = checkpoint.load(made.run_dir)["schedule"]
+    assert straight["drops"][0]["samples"] == 128
+
+    stopped = recipe(*plateau, "name=stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.train.Run._after_step", stop_at(stopped, step=10))
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    train(recipe(*plateau, "name=stopped"))
+    assert checkpoint.load(stopped.run_dir)["schedule"] == straight
+    assert json.loads((stopped.run_dir / "milestones.json").read_text()) == content
 
 
 def test_tensorboard_is_written_when_the_recipe_says_so(recipe: Callable[..., Recipe]) -> None:
@@ -217,7 +227,7 @@ def test_other_data_in_the_same_run_folder_are_refused(
     path.write_bytes((data / "train.beton").read_bytes())
     train(recipe("schedule.budget=4it", f"data.train={path}"))
     write_beton(path, [smooth_image(16, 16, i) for i in range(30)], [i % 3 for i in range(30)])
-    with pytest.raises(UsageError, match="was trained on other data"):
+    with pytest.raises(UsageError, match=r"train\.beton: not the data that .* was begun with"):
         train(recipe("schedule.budget=4it", f"data.train={path}"))
 
 
@@ -281,6 +291,7 @@ def test_a_launcher_that_starts_one_process_for_two_is_caught(recipe: Callable[.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
         patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", "29500")
         with pytest.raises(UsageError, match="asked for several processes and started one"):
             train(recipe())
 

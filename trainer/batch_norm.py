@@ -6,10 +6,26 @@ ranks' running averages drift apart. They are combined before the model is evalu
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+MOMENTUM: Final = 0.1
+"""Of the running statistics, for a step of the optimizer: torch's default and, as 1 - 0.9, the usual one."""
+
+
+def set_momentum(model: nn.Module, updates: int) -> None:
+    """Let the running statistics forget as much in a step as if it had one update instead of `updates`.
+
+    A step has one update a micro-batch of this rank, so on fewer ranks it has more; without this the statistics would
+    span less data there, and the validation error would depend on the number of devices.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 1.0 - (1.0 - MOMENTUM) ** (1.0 / updates)
 
 
 @torch.no_grad()

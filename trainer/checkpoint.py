@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from trainer.errors import RunError, UsageError
+from trainer.files import sync
 
 FORMAT: Final = 1
 STATE: Final = "state.pt"
@@ -49,9 +50,11 @@ def save(run_dir: Path, state: dict[str, Any], *, keep: int, best: bool) -> Path
         if final.exists():
             shutil.rmtree(final)
         os.rename(partial, final)
-        _sync_folder(folder)
-        for name in ("last", "best") if best else ("last",):
+        sync(folder)
+        # `last` comes last: a run that is killed before it does this step again, and so links `best` again.
+        for name in ("best", "last") if best else ("last",):
             _link(folder / name, final.name)
+        sync(folder)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"{final}: cannot write the checkpoint: {error}") from error
@@ -104,11 +107,3 @@ def _rotate(folder: Path, keep: int) -> None:
     for path in checkpoints[:-keep]:
         if path.name not in linked:
             shutil.rmtree(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

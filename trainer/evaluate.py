@@ -56,28 +56,26 @@ def evaluate(model: nn.Module, loader: Loader, requests: Iterable[Request], prep
     began = time.perf_counter()
     training = model.training
     model.eval()
-    counts = torch.zeros(
-        4, dtype=torch.float64, device=loader.device
-    )  # images, top-1, top-5, summed loss: exact to 2**53
+    images = 0
+    sums = torch.zeros(3, dtype=torch.float64, device=loader.device)  # top-1, top-5, loss; counts are exact to 2**53
     for batch in loader.load(requests):
         scores = model(preprocess(batch.images, batch.colour)).float()
-        counts += torch.stack(_counts(scores, batch.labels))
+        sums += torch.stack(_counts(scores, batch.labels))
+        images += len(batch.ids)
     model.train(training)
+    counts = torch.cat([sums, sums.new_tensor([images])])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
-    images, top1, top5, loss = counts.tolist()
-    if int(images) != len(loader.beton):
-        raise RunError(f"{loader.beton.path}: {int(images)} images were evaluated, it has {len(loader.beton)}")
-    return Result(int(images), int(top1), int(top5), loss / images, time.perf_counter() - began)
+    top1, top5, loss, total = counts.tolist()
+    if int(total) != len(loader.beton):
+        raise RunError(f"{loader.beton.path}: {int(total)} images were evaluated, it has {len(loader.beton)}")
+    return Result(int(total), int(top1), int(top5), loss / total, time.perf_counter() - began)
 
 
 def _counts(scores: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(scores, labels, reduction="sum")
-    return [
-        value.double()
-        for value in (torch.tensor(len(labels), device=scores.device), best[:, 0].sum(), best.sum(), loss)
-    ]
+    return [value.double() for value in (best[:, 0].sum(), best.sum(), loss)]
 
 
 def evaluate_checkpoint(path: str, data_path: str, *, resize: int | None = None, batch: int = 256) -> Result:
@@ -96,9 +94,11 @@ def evaluate_checkpoint(path: str, data_path: str, *, resize: int | None = None,
     recipe = recipe_from_dict(state["recipe"], str(file))
     data = open_dataset(data_path)
     check_same_classes(data, state["classes"], str(file))
-    size, resize = recipe.data.size, resize or recipe.evaluation.resize
+    size = recipe.data.size
+    resize = recipe.evaluation.resize if resize is None else resize
     if resize < size or batch < 1:
         raise UsageError(f"--resize is {resize} and --batch {batch}, expected at least {size} (the crop) and 1")
+    torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
     accelerator = Accelerator(mixed_precision="no")
     model = create_model(num_classes=len(state["classes"]), **asdict(recipe.model))
     model.load_state_dict(state["model"])
@@ -109,7 +109,7 @@ def evaluate_checkpoint(path: str, data_path: str, *, resize: int | None = None,
     result = evaluate(model, loader, requests, preprocess)
     if accelerator.is_main_process:
         title = f"{recipe.model.name}, step {state['step']:,}, on {data_path}"
-        _print_result(result, f"{title}: centre crop {size} from shorter side {resize}")
+        _print_result(result, f"{title}: centre crop {size} from shorter side {resize}, fp32")
     accelerator.end_training()
     return result
 

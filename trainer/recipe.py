@@ -152,6 +152,8 @@ class Recipe:
 INDIFFERENT_KEYS: Final = (
     "name",
     "runs",
+    "data.train",  # the data are known by their digests, wherever they lie
+    "data.val",
     "data.threads",
     "data.prefetch",
     "evaluation.batch",
@@ -187,15 +189,17 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         UsageError: with file or override, key, value and the nearest valid name.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / "recipe.yaml"
+    folder = path if path.is_dir() else None
+    if folder is not None:
+        path = folder / "recipe.yaml"
     config = OmegaConf.structured(Recipe)
     for source, layer in _layers(path, ()):
         config = _merge(config, layer, source)
+    if folder is not None:  # where it is now, not where it was made
+        config.name, config.runs = folder.resolve().name, str(folder.resolve().parent)
     for override in overrides or []:
         config = _merge(config, _parse_override(override), f"override '{override}'")
-    recipe = OmegaConf.to_object(config)
-    assert isinstance(recipe, Recipe)
+    recipe = _to_recipe(config, str(path))
     recipe.name = recipe.name or path.stem
     check(recipe, str(path))
     return recipe
@@ -203,9 +207,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 def recipe_from_dict(content: dict[str, Any], source: str) -> Recipe:
     """The recipe stored in a checkpoint."""
-    recipe = OmegaConf.to_object(_merge(OmegaConf.structured(Recipe), OmegaConf.create(content), source))
-    assert isinstance(recipe, Recipe)
-    return recipe
+    return _to_recipe(_merge(OmegaConf.structured(Recipe), OmegaConf.create(content), source), source)
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -245,6 +247,8 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
     if not isinstance(layer, DictConfig):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
     base = layer.pop("extends", None)
+    if base is not None and not isinstance(base, str):
+        raise UsageError(f"{path}: extends is {base!r}, expected the name of a recipe beside it")
     below = _layers(path.parent / base, (*seen, path.resolve())) if base else []
     return [*below, (str(path), layer)]
 
@@ -277,6 +281,15 @@ def _merge(config: DictConfig, layer: DictConfig, source: str) -> DictConfig:
     return merged
 
 
+def _to_recipe(config: DictConfig, source: str) -> Recipe:
+    try:
+        recipe = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{source}: {str(error).splitlines()[0]}") from error
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
 def _refuse_unknown_keys(kind: type, content: Any, source: str, prefix: str) -> None:
     known = {entry.name: entry for entry in fields(kind)}
     if not isinstance(content, dict):
@@ -304,7 +317,7 @@ def check(recipe: Recipe, source: str) -> None:
             optimizer.micro_batch,
             f"a divisor of optimizer.global_batch ({optimizer.global_batch})",
         ),
-        (optimizer.lr > 0, "optimizer.lr", optimizer.lr, "a positive rate"),
+        (0 < optimizer.lr < math.inf, "optimizer.lr", optimizer.lr, "a positive rate"),
         (0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "a number in [0, 1)"),
         (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
         (data.size > 0, "data.size", data.size, "a positive number of pixels"),
@@ -326,6 +339,8 @@ def check(recipe: Recipe, source: str) -> None:
         ),
         (recipe.evaluation.batch > 0, "evaluation.batch", recipe.evaluation.batch, "a positive number of images"),
         (0 < schedule.factor < 1, "schedule.factor", schedule.factor, "a number in (0, 1)"),
+        (schedule.threshold >= 0, "schedule.threshold", schedule.threshold, "0 or more"),
+        (schedule.warmup_lr >= 0, "schedule.warmup_lr", schedule.warmup_lr, "0 or more"),
         (schedule.patience >= 1, "schedule.patience", schedule.patience, "at least one evaluation"),
         (schedule.max_drops >= 0, "schedule.max_drops", schedule.max_drops, "0 or more"),
         (
@@ -336,7 +351,13 @@ def check(recipe: Recipe, source: str) -> None:
         ),
         (recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least one"),
         (recipe.log.seconds > 0, "log.seconds", recipe.log.seconds, "a positive number of seconds"),
-        ("/" not in recipe.name, "name", recipe.name, "a folder's name without '/'"),
+        (0 <= recipe.seed < 2**32, "seed", recipe.seed, "a number in [0, 2**32)"),
+        (
+            "/" not in recipe.name and recipe.name not in (".", ".."),
+            "name",
+            recipe.name,
+            "the name of a folder, without '/'",
+        ),
     ]
     for holds, key, value, expected in rules:
         if not holds:

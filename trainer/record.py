@@ -8,7 +8,6 @@ from is done again; `read_metrics` leaves out the superseded lines.
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from trainer.errors import UsageError
+from trainer.files import write_atomically
 from trainer.schedule import Drop
 
 METRICS: Final = "metrics.jsonl"
@@ -50,9 +50,7 @@ class Record:
             "milestones": [f"{drop.samples // global_batch}it" for drop in drops],
             "drops": [asdict(drop) for drop in drops],
         }
-        temporary = self._run_dir / f".{MILESTONES}"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self._run_dir / MILESTONES)
+        write_atomically(self._run_dir / MILESTONES, (json.dumps(content, indent=1) + "\n").encode())
 
     def __enter__(self) -> Record:
         return self

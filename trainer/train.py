@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 
 from trainer import __version__, checkpoint
-from trainer.batch_norm import combine_statistics
+from trainer.batch_norm import combine_statistics, set_momentum
 from trainer.console import RunConsole, Status
 from trainer.data.colour import Preprocess
 from trainer.data.dataset import (
@@ -38,6 +38,7 @@ from trainer.data.loader import Batch, Loader
 from trainer.data.order import TrainingOrder, evaluation_batches
 from trainer.errors import RunError, UsageError
 from trainer.evaluate import Result, evaluate
+from trainer.files import write_atomically
 from trainer.models import create_model, parameter_groups
 from trainer.recipe import Recipe, differences, load_recipe, recipe_to_dict
 from trainer.record import Record
@@ -54,7 +55,13 @@ def train(recipe: Recipe) -> None:
         RunError: training could not go on.
     """
     accelerator = start_accelerator(recipe)
-    Run(recipe, accelerator).train()
+    try:
+        Run(recipe, accelerator).train()
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"out of GPU memory with micro-batches of {recipe.optimizer.micro_batch} and evaluation batches of "
+            f"{recipe.evaluation.batch}; lower optimizer.micro_batch or evaluation.batch"
+        ) from error
     # Not after an error: leaving the process group could wait for a rank that waits for this one. The process ends,
     # and the launcher ends the others.
     accelerator.end_training()
@@ -74,8 +81,9 @@ class Run:
         self._make_loaders()
 
         set_seed(recipe.seed)
-        model = create_model(num_classes=len(self.train_data.classes), **asdict(recipe.model))
-        model = model.to(memory_format=torch.channels_last)
+        self.module = create_model(num_classes=len(self.train_data.classes), **asdict(recipe.model))
+        self.module.to(memory_format=torch.channels_last)
+        set_momentum(self.module, updates=self.global_batch // self.world_size // self.micro_batch)
         self.schedule = Schedule(recipe)
         self.budget = recipe.samples(recipe.schedule.budget)
         self.log_every = recipe.samples(recipe.log.every)
@@ -83,17 +91,18 @@ class Run:
         self.save_every = recipe.samples(recipe.checkpoint.every)
         self.samples = 0
         self.best: dict[str, Any] | None = None
-        state = open_run_folder(recipe, self.train_data, accelerator)
+        state = open_run_folder(recipe, self.train_data, self.val_data, accelerator)
         if state is not None:
-            model.load_state_dict(state["model"])
+            self.module.load_state_dict(state["model"])
             self.schedule.load_state_dict(state["schedule"])
             self.samples, self.best = state["samples"], state["best"]
         optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe.optimizer.decay, recipe.optimizer.weight_decay),
+            parameter_groups(self.module, recipe.optimizer.decay, recipe.optimizer.weight_decay),
             lr=recipe.optimizer.lr,
             momentum=recipe.optimizer.momentum,
         )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # `model` is what a step calls (DDP, autocast); `module` the bare network, whose names checkpoints have.
+        self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
             if accelerator.scaler is not None and state["scaler"] is not None:
@@ -113,6 +122,8 @@ class Run:
         ):
             self.record = record
             self._announce()
+            if record is not None and self.schedule.drops:  # of the checkpoint, not of what came after it
+                record.write_milestones(self.schedule.drops, self.global_batch)
             order = TrainingOrder(len(self.train_data.beton), recipe.seed)
             requests = order.batches(self.samples, self.budget, self.global_batch, self.rank, self.world_size)
             with contextlib.closing(self.train_loader.load(requests)) as batches:
@@ -147,12 +158,11 @@ class Run:
     def validate(self) -> Result:
         """Top-1 and top-5 error of the centre crop; the schedule takes note of it."""
         self.status.activity = "validating"
-        module = self.accelerator.unwrap_model(self.model)
-        combine_statistics(module)
+        combine_statistics(self.module)
         requests = evaluation_batches(
             len(self.val_data.beton), self.recipe.evaluation.batch, self.rank, self.world_size
         )
-        result = evaluate(module, self.val_loader, requests, self.preprocess_val)
+        result = evaluate(self.module, self.val_loader, requests, self.preprocess_val)
         self.status.val_error = result.top1_error
         best = self.best is None or result.top1_error < self.best["top1_error"]
         if best:
@@ -183,7 +193,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint from the main process; the others wait for it."""
         self.status.activity = "saving"
-        combine_statistics(self.accelerator.unwrap_model(self.model))
+        combine_statistics(self.module)
         if self.accelerator.is_main_process:
             keep = self.recipe.checkpoint.keep
             checkpoint.save(self.recipe.run_dir, self._state(), keep=keep, best=self._is_best_now())
@@ -192,7 +202,6 @@ class Run:
     def _after_step(self, batch: Batch) -> None:
         self.window.count(self.global_batch, batch.wait)
         self.status.samples = self.samples
-        self.status.images_per_s, self.status.wait_share = self.window.rates()
         validate, save = self._due(self.validate_every), self._due(self.save_every)
         if self._due(self.log_every) or validate or save or self.window.is_first:
             self._log()
@@ -217,6 +226,7 @@ class Run:
         loss, error = self.window.read(self.global_batch, self.world_size)
         images_per_s, wait_share = self.window.rates()
         self.status.loss, self.status.train_error = loss, error
+        self.status.images_per_s, self.status.wait_share = images_per_s, wait_share
         step = self.samples // self.global_batch
         self._record(
             "train",
@@ -230,7 +240,7 @@ class Run:
         if not math.isfinite(loss):
             raise RunError(
                 f"the loss is {loss} between steps {step - self.window.images // self.global_batch + 1} and {step}; "
-                "go on from the last checkpoint with a lower optimizer.lr or another precision"
+                "start again under another name= with a lower optimizer.lr, a warm-up or another precision"
             )
         self.window.is_first = False
         self.window.begin()
@@ -255,7 +265,7 @@ class Run:
         return {
             "step": self.samples // self.global_batch,
             "samples": self.samples,
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "model": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "schedule": self.schedule.state_dict(),
@@ -265,6 +275,7 @@ class Run:
             "colour": asdict(self.statistics),
             "mean_image": self.mean_image,
             "data_digest": self.train_data.digest,
+            "val_digest": self.val_data.digest,
             "versions": versions(),
         }
 
@@ -325,10 +336,12 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate as its launcher configured it, with the recipe's precision.
 
     Raises:
-        UsageError: the launcher started fewer processes than it was asked for, or the precision needs a GPU.
+        UsageError: the launcher started fewer processes than it was asked for, the precision needs a GPU, or
+            Accelerate's configuration contradicts the recipe.
     """
     # On CPUs `accelerate launch --num_processes N` starts one process, and says nothing; this is how it shows.
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if launched and "WORLD_SIZE" not in os.environ:
         raise UsageError(
             "accelerate launch was asked for several processes and started one, as it does on CPUs; "
             "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
@@ -336,10 +349,17 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
     # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UsageError(
+            "accelerate is configured for gradient accumulation, which is the recipe's business here "
+            "(optimizer.micro_batch); set gradient_accumulation_steps to 1"
+        )
+    return accelerator
 
 
 def check_world_size(recipe: Recipe, world_size: int) -> None:
@@ -358,7 +378,9 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
         )
 
 
-def open_run_folder(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> dict[str, Any] | None:
+def open_run_folder(
+    recipe: Recipe, train_data: Dataset, val_data: Dataset, accelerator: Accelerator
+) -> dict[str, Any] | None:
     """Begin the run folder, or find the state to go on from. All ranks decide alike: the main process looks.
 
     Raises:
@@ -377,10 +399,11 @@ def open_run_folder(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> 
     if last is None:
         return None
     state = checkpoint.load(last)
-    if state["data_digest"] != data.digest or state["classes"] != data.classes:
-        raise UsageError(
-            f"{recipe.run_dir}: was trained on other data than {recipe.data.train}; give this run another name="
-        )
+    for data, digest in ((train_data, state["data_digest"]), (val_data, state["val_digest"])):
+        if data.digest != digest:
+            raise UsageError(
+                f"{data.beton.path}: not the data that {recipe.run_dir} was begun with; give this run another name="
+            )
     return state
 
 
@@ -395,9 +418,7 @@ def _begin_run_folder(recipe: Recipe) -> str | None:
             )
     try:
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(".recipe.yaml")
-        temporary.write_text(recipe.to_yaml())
-        os.replace(temporary, path)
+        write_atomically(path, recipe.to_yaml().encode())
     except OSError as error:
         raise UsageError(f"{recipe.run_dir}: cannot write the run folder: {error.strerror}") from error
     last = checkpoint.checkpoints_dir(recipe.run_dir) / "last"

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import jpeg, smooth_image, write_beton
 
+from data_prep.convert import Options, convert
 from trainer.data import beton as format
 from trainer.data.beton import Beton
 from trainer.data.dataset import open_dataset
@@ -118,7 +119,24 @@ def test_a_damaged_table_of_contents_is_refused_or_stays_within_the_file(
     assert all(len(beton.record(i)) == beton.sizes[i] for i in range(len(beton)))
 
 
-def test_a_manifest_of_other_data_is_refused(tmp_path: Path, photos: Path) -> None:
+def test_a_manifest_of_other_data_is_refused(tmp_path: Path) -> None:
+    def converted(name: str, counts: tuple[int, ...]) -> Path:
+        for label, count in enumerate(counts):
+            folder = tmp_path / name / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                (folder / f"{i}.jpg").write_bytes(jpeg(smooth_image(20, 20, i)))
+        convert(Options(tmp_path / name, tmp_path / f"{name}.beton"))
+        return tmp_path / f"{name}.beton"
+
+    ours, theirs = converted("ours", (3, 2)), converted("theirs", (2, 3))
+    assert open_dataset(ours).classes == ["class0", "class1"]
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(UsageError, match=r"ours\.beton: the manifest beside it is of other data"):
+        open_dataset(ours)
+
+
+def test_a_manifest_of_another_format_is_refused(tmp_path: Path, photos: Path) -> None:
     path = tmp_path / "photos.beton"
     path.write_bytes(photos.read_bytes())
     path.with_name("photos.beton.json").write_text('{"format": 99}')

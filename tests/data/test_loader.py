@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def scale_loader(path: Path, **options: int) -> Loader:
     return Loader(Beton(path), ScaleCrop(32, 36, 60, seed=1), CPU, colour_seed=1, **options)
 
 
-def stream(loader: Loader, start: int, stop: int, batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+def stream(loader: Loader, start: int, stop: int, batch: int) -> Generator[tuple[np.ndarray, ...], None, None]:
     order = TrainingOrder(len(loader.beton), seed=1)
     for got in loader.load(order.batches(start, stop, batch, rank=0, world_size=1)):
         yield got.images.numpy().copy(), got.labels.numpy().copy(), got.colour.numpy().copy(), got.ids
@@ -142,7 +142,12 @@ class TestDecoding:
     def test_a_box_outside_of_the_image_is_refused(self) -> None:
         out = np.empty((8, 8, 3), np.uint8)
         with pytest.raises(DecodeError, match="outside of the image of 20x10"):
-            decode_crop(jpeg(smooth_image(20, 10, 0)), (0, 0, 11, 11), False, out)
+            decode_crop(jpeg(smooth_image(20, 10, 0)), (20, 10), (0, 0, 11, 11), False, out)
+
+    def test_an_image_of_another_size_than_its_record_says_is_refused(self) -> None:
+        out = np.empty((8, 8, 3), np.uint8)
+        with pytest.raises(DecodeError, match="the JPEG is 20x10, its record says 16x10"):
+            decode_crop(jpeg(smooth_image(20, 10, 0)), (16, 10), (0, 0, 8, 8), False, out)
 
     @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"no image at all", jpeg(smooth_image(20, 10, 0))[:200]])
     def test_what_is_no_jpeg_is_refused(self, data: bytes) -> None:

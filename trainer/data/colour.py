@@ -98,10 +98,9 @@ class Preprocess(nn.Module):
 
     def forward(self, images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
         """uint8 [b, h, w, 3] and draws [b, 3] -> float32 [b, 3, h, w], channels_last."""
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32).mul_(self.scale).add_(self.offset)
-        if self.augments:
-            pixels.add_((colour @ self.shift).view(-1, 3, 1, 1))
-        return pixels
+        offset = self.offset + (colour @ self.shift).view(-1, 3, 1, 1) if self.augments else self.offset
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        return torch.addcmul(offset, pixels, self.scale, out=pixels)
 
 
 def mean_image_for(beton: str, size: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from trainer.data.beton import Beton
@@ -43,10 +44,12 @@ def open_dataset(path: str | Path) -> Dataset:
     if manifest is None:
         toc = b"".join(array.tobytes() for array in (beton.labels, beton.offsets, beton.sizes))
         return Dataset(beton, None, [str(i) for i in range(highest + 1)], hashlib.sha256(toc).hexdigest())
-    if manifest.num_samples != len(beton) or highest >= len(manifest.classes):
+    counts = np.bincount(beton.labels, minlength=len(manifest.classes)).tolist()
+    if manifest.num_samples != len(beton) or manifest.counts != counts:
         raise UsageError(
-            f"{path}: the manifest beside it is of other data ({manifest.num_samples} samples of "
-            f"{len(manifest.classes)} classes, the beton has {len(beton)} with labels up to {highest}); convert again"
+            f"{path}: the manifest beside it is of other data ({manifest.num_samples} samples in "
+            f"{len(manifest.classes)} classes, the beton has {len(beton)} with labels up to {highest}, or other "
+            "counts a class); convert again, or copy both files"
         )
     return Dataset(beton, manifest, manifest.classes, manifest.digest)
 

@@ -86,6 +86,8 @@ class Loader:
         self.fill = np.array(fill, np.uint8)
         self._padded = isinstance(crops, PaddedCrop)
         self._slots: list[_Slot] = []
+        # Copies have a stream of their own: on that of the network they would wait for the step before.
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def load(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         """Yield one batch a request. An error in any thread is raised here, in place of the next batch.
@@ -124,11 +126,16 @@ class Loader:
 
     def _on_device(self, slot: _Slot, request: Request, wait: float) -> Batch:
         count = len(request.ids)
-        images, labels, colour = (
-            tensor[:count].to(self.device, non_blocking=True) for tensor in (slot.images, slot.labels, slot.colour)
-        )
-        if slot.copied is not None:
-            slot.copied.record()
+        tensors = [slot.images[:count], slot.labels[:count], slot.colour[:count]]
+        if self._copies is not None and slot.copied is not None:
+            with torch.cuda.stream(self._copies):
+                tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+                slot.copied.record(self._copies)
+            network = torch.cuda.current_stream(self.device)
+            network.wait_event(slot.copied)
+            for tensor in tensors:
+                tensor.record_stream(network)
+        images, labels, colour = tensors
         return Batch(images, labels, colour, request.ids, wait)
 
     def _produce(
@@ -138,6 +145,8 @@ class Loader:
         free: queue.SimpleQueue[_Slot | None],
     ) -> None:
         try:
+            if self.device.type == "cuda":  # the current device is a thread's own; pinning would go through GPU 0
+                torch.cuda.set_device(self.device)
             with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
                 pending = iter(requests)
                 first = next(pending, None)
@@ -188,16 +197,14 @@ class Loader:
 
     def _decode_sample(self, sample: int, box: tuple[float, float, float, float], flip: bool, out: Pixels) -> None:
         record = self.beton.record(sample)
+        width, height = int(self.beton.widths[sample]), int(self.beton.heights[sample])
         if self.beton.modes[sample] == MODE_JPEG and not self._padded:
-            decode_crop(record, box, flip, out)
+            decode_crop(record, (width, height), box, flip, out)
             return
-        shape = (int(self.beton.heights[sample]), int(self.beton.widths[sample]), 3)
         if self.beton.modes[sample] == MODE_JPEG:
             pixels = decode(record)
         else:
-            pixels = np.frombuffer(record, np.uint8).reshape(shape)
-        if pixels.shape != shape:
-            raise DecodeError(f"the JPEG is {pixels.shape[1]}x{pixels.shape[0]}, its record says {shape[1]}x{shape[0]}")
+            pixels = np.frombuffer(record, np.uint8).reshape(height, width, 3)
         if self._padded:
             crop_padded(pixels, (int(box[0]), int(box[1])), flip, self.fill, out)
         else:

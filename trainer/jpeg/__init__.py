@@ -4,6 +4,6 @@ Knows nothing of betons or training. Decoding is Pillow's (pillow-simd where set
 threads decode side by side.
 """
 
-from trainer.jpeg.pillow import Box, DecodeError, Pixels, crop_pixels, decode, decode_crop, jpeg_size
+from trainer.jpeg.pillow import Box, DecodeError, Pixels, crop_pixels, decode, decode_crop
 
-__all__ = ["Box", "DecodeError", "Pixels", "crop_pixels", "decode", "decode_crop", "jpeg_size"]
+__all__ = ["Box", "DecodeError", "Pixels", "crop_pixels", "decode", "decode_crop"]

@@ -25,21 +25,19 @@ def decode(data: bytes | memoryview) -> Pixels:
     return np.array(_open(data))
 
 
-def jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
-    """Width and height by the JPEG's own header, without decoding."""
-    return _header(data).size
-
-
-def decode_crop(data: bytes | memoryview, box: Box, flip: bool, out: Pixels) -> None:
-    """Decode a JPEG and write the crop `box`, resized to the shape of `out` and mirrored if `flip`, into `out`.
+def decode_crop(data: bytes | memoryview, size: tuple[int, int], box: Box, flip: bool, out: Pixels) -> None:
+    """Decode a JPEG of `size` (width, height); write its crop `box`, resized and mirrored if `flip`, into `out`.
 
     The result is what resizing the whole image and then cropping gives: pixels around the box take part in the
     filter at its edges.
 
     Raises:
-        DecodeError: the bytes do not decode, or the box leaves the image.
+        DecodeError: the bytes do not decode, the image has another size, or the box leaves it.
     """
-    _resize(_open(data), box, flip, out)
+    image = _open(data)
+    if image.size != size:
+        raise DecodeError(f"the JPEG is {image.width}x{image.height}, its record says {size[0]}x{size[1]}")
+    _resize(image, box, flip, out)
 
 
 def crop_pixels(pixels: Pixels, box: Box, flip: bool, out: Pixels) -> None:
@@ -47,15 +45,11 @@ def crop_pixels(pixels: Pixels, box: Box, flip: bool, out: Pixels) -> None:
     _resize(Image.fromarray(pixels), box, flip, out)
 
 
-def _header(data: bytes | memoryview) -> Image.Image:
+def _open(data: bytes | memoryview) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=("JPEG",))
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DecodeError(f"not a readable JPEG ({len(data)} bytes)") from error
-
-
-def _open(data: bytes | memoryview) -> Image.Image:
-    image = _header(data)
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
 from matplotlib.axes import Axes
 
+from trainer.files import write_atomically
 from trainer.report.summary import RunSummary
 
 TRAINING, VALIDATION, DROP = "#9a9a9a", "#c0392b", "#2c3e50"
@@ -39,9 +40,9 @@ def draw_curves(summary: RunSummary) -> Path:
     figure.suptitle(f"{summary.recipe.name}: {summary.recipe.model.name}, global batch {batch}", weight="bold")
     path = summary.run_dir / "report" / "curves.png"
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(".curves.png")
-    figure.savefig(temporary, dpi=130, format="png")
-    os.replace(temporary, path)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=130, format="png")
+    write_atomically(path, image.getvalue())
     return path
 
 
@@ -53,16 +54,18 @@ def _draw(axes: Axes, summary: RunSummary, batch: int, key: str, scale: float, l
     axes.plot(
         *points(summary.validation), color=VALIDATION, linewidth=1.8, marker="o", markersize=3, label="validation"
     )
-    for step in _drops(summary.train, batch):
+    drops = _drops(summary, batch)
+    for step in drops:
         axes.axvline(step, color=DROP, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("iterations (dotted: the learning rate drops)" if _drops(summary.train, batch) else "iterations")
+    axes.set_xlabel("iterations (dotted: the learning rate drops)" if drops else "iterations")
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _drops(lines: list[dict[str, Any]], batch: int) -> list[float]:
-    """Steps at which the rate fell to half or less at once."""
-    return [
-        later["samples"] / batch for earlier, later in itertools.pairwise(lines) if later["lr"] <= 0.5 * earlier["lr"]
-    ]
+def _drops(summary: RunSummary, batch: int) -> list[float]:
+    """Iterations at which a plateau or a milestone divided the learning rate."""
+    if summary.recipe.schedule.kind not in ("plateau", "step"):
+        return []
+    pairs = itertools.pairwise(summary.train)
+    return [later["samples"] / batch for earlier, later in pairs if later["lr"] <= 0.5 * earlier["lr"]]
