@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from samples import jpeg, smooth_image, write_beton
+
+from tests.samples import jpeg, smooth_image, write_beton
 
 # Rich would wrap and colour what the tests read.
 os.environ["COLUMNS"] = "120"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import REPOSITORY
 
+from tests.samples import REPOSITORY
 from trainer.errors import UsageError
 from trainer.models import MODEL_NAMES, create_model
 from trainer.models.resnet import INITS, SHORTCUTS, STEM_POOLS, STRIDES_IN

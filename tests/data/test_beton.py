@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import jpeg, smooth_image, write_beton
 
 from data_prep.convert import Options, convert
+from tests.samples import jpeg, smooth_image, write_beton
 from trainer.data import beton as format
 from trainer.data.beton import Beton
 from trainer.data.dataset import open_dataset

@@ -6,8 +6,8 @@ import pytest
 import torchvision.transforms.functional as tv
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import smooth_image
 
+from tests.samples import smooth_image
 from trainer.data.crops import CenterCrop, PaddedCrop, ScaleCrop, draw_colour
 from trainer.jpeg import crop_pixels
 

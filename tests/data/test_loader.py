@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from samples import jpeg, smooth_image, write_beton
 
+from tests.samples import jpeg, smooth_image, write_beton
 from trainer.data.beton import Beton
 from trainer.data.crops import CenterCrop, PaddedCrop, ScaleCrop
 from trainer.data.loader import Loader, crop_padded
