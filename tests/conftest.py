@@ -20,3 +20,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = [(60 + 7 * (i % 5), 50 + 11 * (i % 7)) for i in range(40)]
     images = [jpeg(smooth_image(width, height, seed)) for seed, (width, height) in enumerate(sizes)]
     return write_beton(tmp_path_factory.mktemp("photos") / "photos.beton", images, [i % 5 for i in range(40)])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
