@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 
-from trainer import __version__, checkpoint
+from trainer import checkpoint
 from trainer.batch_norm import combine_statistics, set_momentum
 from trainer.console import RunConsole, Status
 from trainer.data.colour import Preprocess
 from trainer.data.dataset import (
-    Dataset,
     check_same_classes,
     check_training_crops,
     colour_of,
@@ -36,12 +33,13 @@ from trainer.data.dataset import (
 )
 from trainer.data.loader import Batch, Loader
 from trainer.data.order import TrainingOrder, evaluation_batches
-from trainer.errors import RunError, UsageError
+from trainer.errors import RunError
 from trainer.evaluate import Result, evaluate
-from trainer.files import write_atomically
 from trainer.models import create_model, parameter_groups
-from trainer.recipe import Recipe, differences, load_recipe, recipe_to_dict
+from trainer.processes import check_world_size, start_accelerator
+from trainer.recipe import Recipe, recipe_to_dict
 from trainer.record import Record
+from trainer.run_folder import open_run_folder, versions
 from trainer.schedule import Schedule
 
 
@@ -330,102 +328,3 @@ class Window:
             torch.distributed.all_reduce(self._sums)
         loss, correct = self._sums.tolist()
         return loss / (world_size * (self.images // global_batch)), 1.0 - correct / self.images
-
-
-def start_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate as its launcher configured it, with the recipe's precision.
-
-    Raises:
-        UsageError: the launcher started fewer processes than it was asked for, the precision needs a GPU, or
-            Accelerate's configuration contradicts the recipe.
-    """
-    # On CPUs `accelerate launch --num_processes N` starts one process, and says nothing; this is how it shows.
-    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    if launched and "WORLD_SIZE" not in os.environ:
-        raise UsageError(
-            "accelerate launch was asked for several processes and started one, as it does on CPUs; "
-            "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
-        )
-    if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
-    # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    precision = "no" if recipe.precision == "fp32" else recipe.precision
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
-    if accelerator.gradient_accumulation_steps != 1:
-        raise UsageError(
-            "accelerate is configured for gradient accumulation, which is the recipe's business here "
-            "(optimizer.micro_batch); set gradient_accumulation_steps to 1"
-        )
-    return accelerator
-
-
-def check_world_size(recipe: Recipe, world_size: int) -> None:
-    """Refuse a number of processes that cannot share the global batch evenly (law 2).
-
-    Raises:
-        UsageError: with the numbers of processes that can.
-    """
-    micro_batches = recipe.optimizer.global_batch // recipe.optimizer.micro_batch
-    if micro_batches % world_size:
-        possible = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
-        raise UsageError(
-            f"{world_size} processes cannot share a global batch of {recipe.optimizer.global_batch} in "
-            f"micro-batches of {recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, "
-            "or another optimizer.micro_batch"
-        )
-
-
-def open_run_folder(
-    recipe: Recipe, train_data: Dataset, val_data: Dataset, accelerator: Accelerator
-) -> dict[str, Any] | None:
-    """Begin the run folder, or find the state to go on from. All ranks decide alike: the main process looks.
-
-    Raises:
-        UsageError: the folder holds a run of another recipe or of other data.
-    """
-    found: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            found[0] = _begin_run_folder(recipe)
-        except UsageError as error:
-            found[1] = str(error)
-    broadcast_object_list(found)
-    last, refusal = found
-    if refusal is not None:
-        raise UsageError(refusal)
-    if last is None:
-        return None
-    state = checkpoint.load(last)
-    for data, digest in ((train_data, state["data_digest"]), (val_data, state["val_digest"])):
-        if data.digest != digest:
-            raise UsageError(
-                f"{data.beton.path}: not the data that {recipe.run_dir} was begun with; give this run another name="
-            )
-    return state
-
-
-def _begin_run_folder(recipe: Recipe) -> str | None:
-    path = recipe.run_dir / "recipe.yaml"
-    if path.exists():
-        changes = differences(load_recipe(path), recipe)
-        if changes:
-            raise UsageError(
-                f"{recipe.run_dir}: this run was begun with another recipe ({'; '.join(changes)}); "
-                "give the new one another name=, or take the changes back to go on"
-            )
-    try:
-        recipe.run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, recipe.to_yaml().encode())
-    except OSError as error:
-        raise UsageError(f"{recipe.run_dir}: cannot write the run folder: {error.strerror}") from error
-    last = checkpoint.checkpoints_dir(recipe.run_dir) / "last"
-    return str(last) if last.exists() else None
-
-
-def versions() -> dict[str, str]:
-    """Versions that a run's numbers depend on."""
-    packages = ("torch", "accelerate", "timm", "numpy")
-    return {"imagenet-trainer": __version__, **{package: version(package) for package in packages}}

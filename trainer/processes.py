@@ -1,0 +1,58 @@
+"""The processes of a run: started by Accelerate's launcher, sharing one global batch."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from trainer.errors import UsageError
+from trainer.recipe import Recipe
+
+
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate as its launcher configured it, with the recipe's precision.
+
+    Raises:
+        UsageError: the launcher started fewer processes than it was asked for, the precision needs a GPU, or
+            Accelerate's configuration contradicts the recipe.
+    """
+    # On CPUs `accelerate launch --num_processes N` starts one process, and says nothing; this is how it shows.
+    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if launched and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; "
+            "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
+        )
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
+    # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    precision = "no" if recipe.precision == "fp32" else recipe.precision
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UsageError(
+            "accelerate is configured for gradient accumulation, which is the recipe's business here "
+            "(optimizer.micro_batch); set gradient_accumulation_steps to 1"
+        )
+    return accelerator
+
+
+def check_world_size(recipe: Recipe, world_size: int) -> None:
+    """Refuse a number of processes that cannot share the global batch evenly (law 2).
+
+    Raises:
+        UsageError: with the numbers of processes that can.
+    """
+    micro_batches = recipe.optimizer.global_batch // recipe.optimizer.micro_batch
+    if micro_batches % world_size:
+        possible = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
+        raise UsageError(
+            f"{world_size} processes cannot share a global batch of {recipe.optimizer.global_batch} in "
+            f"micro-batches of {recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, "
+            "or another optimizer.micro_batch"
+        )
