@@ -46,24 +46,9 @@ def page_region(length: int, num_samples: int, num_pages: int, page_size: int) -
     return align_up(table, page_size) - num_pages * page_size, table
 
 
-def checksum_file(path: str | os.PathLike[str], page_size: int, first_page: int, table: int) -> Checksums:
-    """Read a whole beton and compute its checksums; the last page may be shorter than `page_size`.
-
-    Args:
-        page_size: of the checksums (`Checksums.page_size`). The header's is larger if a record did not fit it.
-        first_page, table: see `page_region`.
-    """
-    starts = [0, *range(first_page, table, page_size), table]
-    length = os.stat(path).st_size
-    with open(path, "rb", buffering=0) as file:
-        head, *pages, tail = (
-            _checksum(file.fileno(), start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)
-        )
-    return Checksums(page_size, head, pages, tail)
-
-
-def _checksum(fd: int, start: int, end: int) -> str:
-    checksum = hashlib.sha256()
+def checksum(fd: int, start: int, end: int) -> str:
+    """SHA-256 in hex of the bytes [start, end) of an open file."""
+    summed = hashlib.sha256()
     for offset in range(start, end, _CHUNK):
-        checksum.update(os.pread(fd, min(_CHUNK, end - offset), offset))
-    return checksum.hexdigest()
+        summed.update(os.pread(fd, min(_CHUNK, end - offset), offset))
+    return summed.hexdigest()

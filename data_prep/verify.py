@@ -7,7 +7,6 @@ begin in it. Hashing and decoding release the GIL. Memory does not grow with the
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Final, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.manifest import digest_of, page_region
+from data_prep.manifest import checksum, digest_of, page_region
 from data_prep.progress import ImageProgress
 from trainer.data.beton import ALLOCATION_DTYPE, HEADER_DTYPE, MODE_JPEG, Beton
 from trainer.data.manifest import Manifest, load_manifest, load_mean_image, manifest_path
@@ -28,7 +27,6 @@ from trainer.jpeg import DecodeError, decode
 
 STRIDE: Final = 8 << 20
 """Bytes a task takes where no manifest tells the pages."""
-_CHUNK: Final = 1 << 20
 
 SampleIds = npt.NDArray[np.int64]
 
@@ -155,7 +153,7 @@ def _page_region(fd: int, length: int, manifest: Manifest) -> tuple[int, int]:
         table = int(np.frombuffer(header, HEADER_DTYPE)[0]["alloc_table_ptr"])
         stated = table + manifest.num_samples * ALLOCATION_DTYPE.itemsize
         first_page, _ = page_region(stated, *layout)
-        if 0 <= first_page <= length and _sha256(fd, 0, first_page) == manifest.checksums.head:
+        if 0 <= first_page <= length and checksum(fd, 0, first_page) == manifest.checksums.head:
             return first_page, table
     first_page, table = page_region(length, *layout)
     return max(first_page, 0), max(table, 0)
@@ -197,7 +195,7 @@ def _check_region(fd: int, region: _Region, beton: Beton | None) -> tuple[list[s
 
 
 def _check_bytes(fd: int, region: _Region, beton: Beton | None) -> list[str]:
-    if region.checksum is None or _sha256(fd, region.start, region.end) == region.checksum:
+    if region.checksum is None or checksum(fd, region.start, region.end) == region.checksum:
         return []
     what = "is not what was written (its checksum differs)"
     if os.fstat(fd).st_size < region.end:
@@ -216,13 +214,6 @@ def _check_image(fd: int, beton: Beton, sample: int) -> str | None:
     if (width, height) == stated:
         return None
     return f"{_describe(beton, sample)}: decodes to {width}x{height}, its metadata says {stated[0]}x{stated[1]}"
-
-
-def _sha256(fd: int, start: int, end: int) -> str:
-    checksum = hashlib.sha256()
-    for offset in range(start, end, _CHUNK):
-        checksum.update(os.pread(fd, min(_CHUNK, end - offset), offset))
-    return checksum.hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------------------- messages

@@ -12,8 +12,10 @@ import numpy.typing as npt
 import PIL.Image
 
 from data_prep.images import Record
+from data_prep.manifest import checksum
 from data_prep.writer import BetonWriter
 from trainer.data.beton import MODE_JPEG, MODE_RAW
+from trainer.data.manifest import Checksums
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -47,3 +49,12 @@ def write_beton(path: Path, images: Sequence[Pixels | bytes], labels: Sequence[i
                 writer.append(Record(MODE_RAW, image.shape[1], image.shape[0], image.tobytes()), label)
         writer.finish()
     return path
+
+
+def checksum_file(path: Path, page_size: int, first_page: int, table: int) -> Checksums:
+    """The checksums of a whole beton, read again; `first_page` and `table` as of `page_region`."""
+    starts = [0, *range(first_page, table, page_size), table]
+    with open(path, "rb") as file:
+        ends = [*starts[1:], path.stat().st_size]
+        head, *pages, tail = (checksum(file.fileno(), start, end) for start, end in zip(starts, ends, strict=True))
+    return Checksums(page_size, head, pages, tail)

@@ -21,8 +21,9 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.convert import Options, convert, select
 from data_prep.images import Store
-from data_prep.manifest import checksum_file, digest_of, page_region
+from data_prep.manifest import digest_of, page_region
 from data_prep.progress import ImageProgress
+from tests.samples import checksum_file
 from trainer.data.beton import MODE_JPEG, MODE_RAW, Beton
 from trainer.data.manifest import load_manifest, load_mean_image, manifest_path, mean_image_path
 from trainer.errors import UsageError
