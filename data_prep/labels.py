@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ _GROUND_TRUTH: Final = "data/ILSVRC2012_validation_ground_truth.txt"
 _SYNSETS: Final = "data/meta.mat"
 
 
-class Labelling:
+class Labelling(ABC):
     """The class of each image by its file name."""
 
     def __init__(self, origin: Path, classes: list[str]) -> None:
@@ -23,13 +24,13 @@ class Labelling:
         self.classes = classes
         """Names in index order: sorted wnids (trap T20)."""
 
+    @abstractmethod
     def class_of(self, name: str) -> str:
         """The class name of an image.
 
         Raises:
             UsageError: the image is not known here.
         """
-        raise NotImplementedError
 
 
 class ValMap(Labelling):
