@@ -214,7 +214,7 @@ def _infer_split(options: Options) -> str:
     else:
         name = options.source.resolve().name
         says_val = re.search(r"(?<![a-z])(val|valid|validation|test)(?![a-z])", name.lower())
-        split, reason = "val" if says_val else "train", f"by the name {name!r}"
+        split, reason = ("val", f"by the name {name!r}") if says_val else ("train", "the default")
     _say(f"split: {split} ({reason}; --split decides otherwise)")
     return split
 

@@ -35,6 +35,10 @@ class RunError(Exception):
     exit_code = 1
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. The message says where it was and how to go on."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the nearest of `known`, or the list of all when none is near."""
     names = [str(candidate) for candidate in known]
@@ -56,6 +60,6 @@ def run_command(main: Callable[[], int]) -> int:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr, flush=True)
         return RunError.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as interrupt:
+        print(f"error: {str(interrupt) or 'interrupted'}", file=sys.stderr, flush=True)
         return 130

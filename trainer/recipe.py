@@ -9,8 +9,10 @@ Amounts of training are written `60ep` (epoch-equivalents of 1,281,167 samples, 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -201,7 +203,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         config = _merge(config, _parse_override(override), f"override '{override}'")
     recipe = _to_recipe(config, str(path))
     recipe.name = recipe.name or path.stem
-    check(recipe, str(path))
+    check(recipe, " ".join([str(path), *(overrides or [])]))
     return recipe
 
 
@@ -254,9 +256,11 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
 
 
 def _near_files(path: Path) -> str:
-    folder = path.parent
-    names = sorted(str(file.relative_to(folder)) for file in folder.glob("*.yaml")) if folder.is_dir() else []
-    return did_you_mean(path.name, names) if names else f" (and no recipes in {folder})"
+    """The recipe of the nearest name in the folder, or in those below it; with no such folder, in `recipes`."""
+    folder = path.parent if any(path.parent.rglob("*.yaml")) else Path("recipes")
+    files = {file.stem: str(file) for file in sorted(folder.rglob("*.yaml"), reverse=True)}
+    near = difflib.get_close_matches(path.stem, files, n=1, cutoff=0.5)
+    return f" (did you mean '{files[near[0]]}'?)" if near else f" (known: {', '.join(sorted(files))})"
 
 
 def _parse_override(override: str) -> DictConfig:
@@ -296,10 +300,17 @@ def _refuse_unknown_keys(kind: type, content: Any, source: str, prefix: str) -> 
         raise UsageError(f"{source}: {prefix.rstrip('.')} is a group of keys ({', '.join(known)}), not {content!r}")
     for key, value in content.items():
         if key not in known:
-            raise UsageError(f"{source}: unknown key '{prefix}{key}'{did_you_mean(str(key), known)}")
+            raise UsageError(f"{source}: unknown key '{prefix}{key}'{_nearest_key(f'{prefix}{key}', known)}")
         default = known[str(key)].default_factory
         if isinstance(default, type) and is_dataclass(default):
             _refuse_unknown_keys(default, value, source, f"{prefix}{key}.")
+
+
+def _nearest_key(key: str, siblings: Iterable[str]) -> str:
+    """The same name in another group, e.g. `optimizer.lr` for `lr`, or the nearest beside it."""
+    name = key.rsplit(".", 1)[-1]
+    elsewhere = [full for full in _flat(recipe_to_dict(Recipe())) if full.rsplit(".", 1)[-1] == name]
+    return f" (did you mean '{elsewhere[0]}'?)" if elsewhere else did_you_mean(name, siblings)
 
 
 def check(recipe: Recipe, source: str) -> None:

@@ -33,7 +33,7 @@ from trainer.data.dataset import (
 )
 from trainer.data.loader import Batch, Loader
 from trainer.data.order import TrainingOrder, evaluation_batches
-from trainer.errors import RunError
+from trainer.errors import Interrupted, RunError
 from trainer.evaluate import Result, evaluate
 from trainer.models import create_model, parameter_groups
 from trainer.processes import check_world_size, start_accelerator
@@ -112,6 +112,10 @@ class Run:
     def train(self) -> None:
         """From the current position to the end of the budget."""
         recipe, main = self.recipe, self.accelerator.is_main_process
+        if self.samples >= self.budget:
+            if main:
+                print(f"{recipe.run_dir}: already finished, at step {self.samples // self.global_batch:,}", flush=True)
+            return
         record = Record(recipe.run_dir, recipe.log.tensorboard, self.samples) if main else None
         title = f"{recipe.name}: {recipe.model.name}, global batch {self.global_batch} on {self.world_size} process(es)"
         with (
@@ -128,9 +132,12 @@ class Run:
                 self.model.train()
                 self.window.begin()
                 self.status.activity = "training"
-                for batch in batches:
-                    self.step(batch)
-                    self._after_step(batch)
+                try:
+                    for batch in batches:
+                        self.step(batch)
+                        self._after_step(batch)
+                except KeyboardInterrupt as interrupt:
+                    raise Interrupted(self._interruption()) from interrupt
             self.console.message(f"finished: {recipe.run_dir}")
 
     def step(self, batch: Batch) -> None:
@@ -257,6 +264,13 @@ class Run:
             f"{self.accelerator.device.type}, {self.recipe.precision}"
         )
         self._record("start", world_size=self.world_size, device=self.accelerator.device.type, versions=versions())
+
+    def _interruption(self) -> str:
+        last = checkpoint.checkpoints_dir(self.recipe.run_dir) / "last"
+        place = (
+            f"its last checkpoint, {last.resolve().name}" if last.exists() else "the beginning: nothing was saved yet"
+        )
+        return f"interrupted at step {self.samples // self.global_batch}; the same command goes on from {place}"
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler

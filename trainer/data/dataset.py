@@ -78,7 +78,7 @@ def check_same_classes(data: Dataset, classes: list[str], trained_on: str) -> No
     place = next(i for i, (ours, theirs) in enumerate(zip(data.classes, classes, strict=True)) if ours != theirs)
     raise UsageError(
         f"{path}: class {place} is {data.classes[place]}, in {trained_on} it is {classes[place]}; "
-        "convert it with --classes"
+        "convert it with --classes and a list in that order"
     )
 
 
