@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -347,7 +348,8 @@ class TestSplit:
     ) -> None:
         with pytest.raises(UsageError, match="No such file"):
             convert(Options(tmp_path / name, tmp_path / "x.beton"))
-        assert f"split: {split} (by the name '{name}'; --split decides otherwise)" in capsys.readouterr().err
+        reason = f"by the name '{name}'" if split == "val" else "the default"
+        assert f"split: {split} ({reason}; --split decides otherwise)" in capsys.readouterr().err
 
 
 class TestInterruptions:
@@ -357,7 +359,11 @@ class TestInterruptions:
     def running(self, large: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         command = [sys.executable, "-m", "data_prep", "convert", str(large), str(tmp_path / "x.beton")]
         command += ["--raw", "--max-short-side", "0", "--workers", "2"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        # A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen
+        ) as process:
             wait_for(lambda: len(workers_of(process.pid)) == 2 and written(tmp_path) > 9 << 20)
             yield process
             process.kill()
@@ -395,11 +401,11 @@ class TestInterruptions:
     ) -> None:
         running.kill()
         running.communicate(timeout=60)
-        (partial,) = tmp_path.iterdir()
-        assert partial.name == f".x.beton.partial-{running.pid}"
+        (left,) = tmp_path.iterdir()
+        assert left.name == f".x.beton.partial-{running.pid}"
         with pytest.raises(UsageError):
             convert(Options(tmp_path / "nowhere", tmp_path / "x.beton"))
-        assert f"note: {partial} (" in capsys.readouterr().err
+        assert f"note: {left} (" in capsys.readouterr().err
 
     def test_a_full_disk(self, large: Path, tmp_path: Path, cli: Cli) -> None:
         done = cli("convert", large, tmp_path / "x.beton", "--raw", preexec_fn=limit_file_size)
