@@ -1,0 +1,332 @@
+"""The Python face of the C library in src/ (its contract is src/jpegcrop.h), loaded with ctypes.
+
+ctypes releases the GIL during every call, and one build serves every version of Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of the stored image, fractions allowed."""
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""uint8 [height, width, 3], RGB."""
+
+KIND_JPEG: Final = 0
+KIND_RGB: Final = 1
+
+CROP_DTYPE: Final = np.dtype(
+    [
+        ("data", "<u8"),
+        ("size", "<u8"),
+        ("out", "<u8"),
+        ("box", "<f8", (4,)),
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("out_width", "<i4"),
+        ("out_height", "<i4"),
+        ("kind", "<i4"),
+        ("flip", "<i4"),
+        ("status", "<i4"),
+        ("reserved", "<i4"),
+    ]
+)
+"""`jc_crop`: one crop to make. `data` and `out` are addresses of memory that the caller keeps alive."""
+
+_VERSION: Final = 1
+_REASON: Final = 256
+_PORTABLE: Final = 1
+
+
+class DecodeError(Exception):
+    """These bytes cannot be decoded, or not to what was asked for; the message says why."""
+
+
+class TranscodeError(Exception):
+    """This JPEG cannot be kept losslessly; the message says why."""
+
+
+class _Crop(ctypes.Structure):
+    _fields_ = (
+        ("data", c_void_p),
+        ("size", ctypes.c_uint64),
+        ("out", c_void_p),
+        ("box", c_double * 4),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("out_width", c_int32),
+        ("out_height", c_int32),
+        ("kind", c_int32),
+        ("flip", c_int32),
+        ("status", c_int32),
+        ("reserved", c_int32),
+    )
+
+
+class _Info(ctypes.Structure):
+    _fields_ = (
+        ("width", c_int32),
+        ("height", c_int32),
+        ("components", c_int32),
+        ("plane_width", c_int32 * 3),
+        ("plane_height", c_int32 * 3),
+        ("h", c_int32 * 3),
+        ("v", c_int32 * 3),
+        ("progressive", c_int32),
+        ("restart_interval", c_int32),
+        ("mcus_per_row", c_int32),
+    )
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the header of a JPEG says. Planes are (width, height) in samples."""
+
+    width: int
+    height: int
+    planes: tuple[tuple[int, int], ...]
+    sampling: tuple[tuple[int, int], ...]
+    """Horizontal and vertical sampling factor of each component."""
+    progressive: bool
+    restart_interval: int
+    """MCUs; 0 without restart markers."""
+    mcus_per_row: int
+
+
+class Decoder:
+    """Scratch memory for one crop after another. Not for two threads at once.
+
+    Args:
+        portable: leave the SIMD of this CPU unused; the result is the same.
+    """
+
+    def __init__(self, *, portable: bool = False) -> None:
+        self._decoder = _LIBRARY.jc_decoder_new(_PORTABLE if portable else 0)
+        if not self._decoder:
+            raise MemoryError("no memory for a JPEG decoder")
+
+    def __del__(self) -> None:
+        if getattr(self, "_decoder", None):
+            _LIBRARY.jc_decoder_free(self._decoder)
+            self._decoder = None
+
+    def decode_crop(
+        self, data: bytes | memoryview, size: tuple[int, int], box: Box, flip: bool, out: Pixels, kind: int = KIND_JPEG
+    ) -> None:
+        """See the function `decode_crop`."""
+        source = np.frombuffer(data, np.uint8)
+        if out.dtype != np.uint8 or out.ndim != 3 or out.shape[2] != 3 or not out.flags.carray:
+            raise ValueError("out must be writable contiguous uint8 [height, width, 3]")
+        crop = _Crop(
+            source.ctypes.data, len(source), out.ctypes.data, box, *size, out.shape[1], out.shape[0], kind, int(flip)
+        )
+        status = _LIBRARY.jc_decode_crop(self._decoder, byref(crop))
+        if status:
+            raise DecodeError(explain(status, data, size, box))
+
+    def decode(self, data: bytes | memoryview) -> Pixels:
+        """See the function `decode`."""
+        info = read_info(data)
+        out = np.empty((info.height, info.width, 3), np.uint8)
+        self.decode_crop(data, (info.width, info.height), (0, 0, info.width, info.height), False, out)
+        return out
+
+    def decode_planes(self, data: bytes | memoryview) -> list[npt.NDArray[np.uint8]]:
+        """The components as stored, each uint8 [height, width] in samples: Y, or Y, Cb and Cr."""
+        info = read_info(data)
+        source = np.frombuffer(data, np.uint8)
+        planes = [np.empty((height, width), np.uint8) for width, height in info.planes]
+        addresses = (c_void_p * 3)(*[plane.ctypes.data for plane in planes])
+        status = _LIBRARY.jc_decode_planes(self._decoder, source.ctypes.data, len(source), addresses)
+        if status:
+            raise DecodeError(explain(status, data))
+        return planes
+
+
+class Pool:
+    """Threads that make the crops of a batch, the calling one among them.
+
+    Close it (or leave its `with`) when its work is done; it must not be used in a forked child.
+    """
+
+    def __init__(self, threads: int, *, portable: bool = False) -> None:
+        self._pool = _LIBRARY.jc_pool_new(threads, _PORTABLE if portable else 0)
+        if not self._pool:
+            raise MemoryError(f"cannot start {threads} decoding threads")
+
+    def decode(self, crops: np.ndarray) -> int:
+        """Make all `crops` (of `CROP_DTYPE`); returns how many failed: those whose `status` is not 0."""
+        assert crops.dtype == CROP_DTYPE and crops.flags.c_contiguous
+        if not self._pool:
+            raise ValueError("the pool is closed")
+        return int(_LIBRARY.jc_pool_decode(self._pool, crops.ctypes.data, len(crops)))
+
+    def close(self) -> None:
+        if self._pool:
+            _LIBRARY.jc_pool_free(self._pool)
+            self._pool = None
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_pool"):
+            self.close()
+
+
+def decode(data: bytes | memoryview) -> Pixels:
+    """Decode a whole JPEG to uint8 [height, width, 3]. Grayscale becomes RGB; EXIF orientation is ignored.
+
+    Raises:
+        DecodeError: the bytes do not decode.
+    """
+    return _own_decoder().decode(data)
+
+
+def decode_crop(data: bytes | memoryview, size: tuple[int, int], box: Box, flip: bool, out: Pixels) -> None:
+    """Decode a JPEG of `size` (width, height); write its crop `box`, resized and mirrored if `flip`, into `out`.
+
+    Only what the crop needs is decoded. The result is what resizing the whole image (antialiased bilinear) and then
+    cropping gives: pixels around the box take part in the filter at its edges.
+
+    Raises:
+        DecodeError: the bytes do not decode, the image has another size, or the box leaves it.
+    """
+    _own_decoder().decode_crop(data, size, box, flip, out)
+
+
+def crop_pixels(pixels: Pixels, box: Box, flip: bool, out: Pixels) -> None:
+    """`decode_crop` for an image that is stored as pixels, uint8 [height, width, 3]."""
+    height, width, _ = pixels.shape
+    data = memoryview(np.ascontiguousarray(pixels)).cast("B")
+    _own_decoder().decode_crop(data, (width, height), box, flip, out, KIND_RGB)
+
+
+def decode_planes(data: bytes | memoryview) -> list[npt.NDArray[np.uint8]]:
+    """The components of a JPEG as stored, each uint8 [height, width] in samples: Y, or Y, Cb and Cr.
+
+    Raises:
+        DecodeError: the bytes do not decode.
+    """
+    return _own_decoder().decode_planes(data)
+
+
+def read_info(data: bytes | memoryview) -> Info:
+    """The header of a JPEG.
+
+    Raises:
+        DecodeError: it has none that can be decoded.
+    """
+    source, info = np.frombuffer(data, np.uint8), _Info()
+    status = _LIBRARY.jc_read_info(source.ctypes.data, len(source), byref(info))
+    if status:
+        raise DecodeError(explain(status, data))
+    components = range(info.components)
+    return Info(
+        info.width,
+        info.height,
+        tuple((info.plane_width[i], info.plane_height[i]) for i in components),
+        tuple((info.h[i], info.v[i]) for i in components),
+        bool(info.progressive),
+        info.restart_interval,
+        info.mcus_per_row,
+    )
+
+
+def restart_interval(mcus_per_row: int) -> int:
+    """The restart interval, in MCUs, that `transcode` gives an image with this many MCUs in a row."""
+    return int(_LIBRARY.jc_restart_interval(mcus_per_row))
+
+
+def transcode(data: bytes | memoryview) -> bytes:
+    """Rewrite a JPEG losslessly so that crops of it decode fast: baseline, standard tables, restart markers.
+
+    Its coefficients, and so every decoder's pixels, stay the same; its metadata (EXIF, comments, profiles) go.
+
+    Raises:
+        TranscodeError: it cannot be kept losslessly (CMYK, RGB, arithmetic coding, 12 bits) or libjpeg warns of it.
+    """
+    source, out, size = np.frombuffer(data, np.uint8), c_void_p(), c_size_t()
+    reason = (c_char * _REASON)()
+    if _LIBRARY.jc_transcode(source.ctypes.data, len(source), byref(out), byref(size), reason):
+        raise TranscodeError(reason.value.decode("ascii", "replace"))
+    try:
+        return ctypes.string_at(out, size.value)
+    finally:
+        _LIBRARY.jc_free(out)
+
+
+def has_simd() -> bool:
+    """Whether this CPU's SIMD (AVX2) is used."""
+    return bool(_LIBRARY.jc_has_simd())
+
+
+def explain(status: int, data: bytes | memoryview, size: tuple[int, int] = (0, 0), box: Box | None = None) -> str:
+    """What a status other than 0 means, in one line, for a crop `box` of a record of `size`."""
+    reason = _LIBRARY.jc_status_text(status).decode("ascii")
+    if status == _STATUS_OTHER_SIZE:
+        info = read_info(data)
+        return f"the JPEG is {info.width}x{info.height}, its record says {size[0]}x{size[1]}"
+    if status == _STATUS_BAD_BOX:
+        return f"crop {box} is outside of the image of {size[0]}x{size[1]}"
+    return f"{reason} ({len(data)} bytes)"
+
+
+_STATUS_OTHER_SIZE: Final = 7
+_STATUS_BAD_BOX: Final = 8
+
+
+def _load() -> ctypes.CDLL:
+    found = sorted(Path(__file__).parent.glob("_jpegcrop*.so"))
+    if not found:
+        raise ImportError(
+            "trainer.jpeg's C library is not built; build it with `make setup`, or with `pip install -e .` in the "
+            "project's folder (it needs a C compiler and libjpeg-turbo's headers)"
+        )
+    library = ctypes.CDLL(str(found[0]))
+    signatures = {
+        "jc_version": (c_int, []),
+        "jc_has_simd": (c_int, []),
+        "jc_status_text": (c_char_p, [c_int]),
+        "jc_decoder_new": (c_void_p, [c_int]),
+        "jc_decoder_free": (None, [c_void_p]),
+        "jc_decode_crop": (c_int, [c_void_p, c_void_p]),
+        "jc_decode_planes": (c_int, [c_void_p, c_void_p, c_size_t, POINTER(c_void_p)]),
+        "jc_read_info": (c_int, [c_void_p, c_size_t, c_void_p]),
+        "jc_pool_new": (c_void_p, [c_int, c_int]),
+        "jc_pool_free": (None, [c_void_p]),
+        "jc_pool_decode": (c_int64, [c_void_p, c_void_p, c_int64]),
+        "jc_restart_interval": (c_int, [c_int]),
+        "jc_transcode": (c_int, [c_void_p, c_size_t, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_char)]),
+        "jc_free": (None, [c_void_p]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    if library.jc_version() != _VERSION:
+        raise ImportError(f"{found[0]} is of another version of this project; run `make setup` again")
+    return library
+
+
+_LIBRARY: Final = _load()
+_of_thread = threading.local()
+
+
+def _own_decoder() -> Decoder:
+    """This thread's decoder, made at its first use."""
+    if not hasattr(_of_thread, "decoder"):
+        _of_thread.decoder = Decoder()
+    decoder: Decoder = _of_thread.decoder
+    return decoder
