@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from trainer.errors import UsageError, did_you_mean
+from trainer.recipe_rules import check
 
 IMAGENET_SAMPLES: Final = 1_281_167
 """Training images of ILSVRC2012; an epoch-equivalent is this many samples on any data set (trap T1)."""
@@ -48,10 +49,15 @@ class DataRecipe:
     val: str = "data/imagenet/val.beton"
     size: int = 224
     """Side of the crops in pixels."""
-    crop: Literal["scale", "padded"] = "scale"
-    """`scale`: shorter side in [min_side, max_side], section 3.4. `padded`: by `padding` pixels, section 4.2."""
+    crop: Literal["scale", "rrc", "padded"] = "scale"
+    """`scale`: shorter side in [min_side, max_side], section 3.4. `rrc`: torchvision's RandomResizedCrop.
+    `padded`: by `padding` pixels, section 4.2."""
     min_side: int = 256
     max_side: int = 480
+    rrc_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    """Smallest and largest area of the crop, as a fraction of the image's."""
+    rrc_ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    """Smallest and largest width / height of the crop."""
     padding: int = 4
     flip: bool = True
     colour: float = 0.1
@@ -311,83 +317,3 @@ def _nearest_key(key: str, siblings: Iterable[str]) -> str:
     name = key.rsplit(".", 1)[-1]
     elsewhere = [full for full in _flat(recipe_to_dict(Recipe())) if full.rsplit(".", 1)[-1] == name]
     return f" (did you mean '{elsewhere[0]}'?)" if elsewhere else did_you_mean(name, siblings)
-
-
-def check(recipe: Recipe, source: str) -> None:
-    """Refuse what no run could use.
-
-    Raises:
-        UsageError: with the key, the value and what was expected.
-    """
-    data, optimizer, schedule = recipe.data, recipe.optimizer, recipe.schedule
-    rules = [
-        (optimizer.global_batch > 0, "optimizer.global_batch", optimizer.global_batch, "a positive number of images"),
-        (
-            optimizer.micro_batch > 0 and optimizer.global_batch % optimizer.micro_batch == 0,
-            "optimizer.micro_batch",
-            optimizer.micro_batch,
-            f"a divisor of optimizer.global_batch ({optimizer.global_batch})",
-        ),
-        (0 < optimizer.lr < math.inf, "optimizer.lr", optimizer.lr, "a positive rate"),
-        (0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "a number in [0, 1)"),
-        (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
-        (data.size > 0, "data.size", data.size, "a positive number of pixels"),
-        (
-            data.crop != "scale" or data.size <= data.min_side <= data.max_side,
-            "data.min_side",
-            data.min_side,
-            f"at least data.size ({data.size}) and at most data.max_side ({data.max_side})",
-        ),
-        (data.padding >= 0, "data.padding", data.padding, "0 or more pixels"),
-        (data.colour >= 0, "data.colour", data.colour, "0 (off) or a standard deviation"),
-        (data.threads >= 0, "data.threads", data.threads, "0 (the cores of the node) or a number of threads"),
-        (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
-        (
-            recipe.evaluation.resize >= data.size,
-            "evaluation.resize",
-            recipe.evaluation.resize,
-            f"at least data.size ({data.size})",
-        ),
-        (recipe.evaluation.batch > 0, "evaluation.batch", recipe.evaluation.batch, "a positive number of images"),
-        (0 < schedule.factor < 1, "schedule.factor", schedule.factor, "a number in (0, 1)"),
-        (schedule.threshold >= 0, "schedule.threshold", schedule.threshold, "0 or more"),
-        (schedule.warmup_lr >= 0, "schedule.warmup_lr", schedule.warmup_lr, "0 or more"),
-        (schedule.patience >= 1, "schedule.patience", schedule.patience, "at least one evaluation"),
-        (schedule.max_drops >= 0, "schedule.max_drops", schedule.max_drops, "0 or more"),
-        (
-            schedule.kind != "step" or bool(schedule.milestones),
-            "schedule.milestones",
-            "[]",
-            "a list such as [30ep, 50ep] for the step schedule",
-        ),
-        (recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least one"),
-        (recipe.log.seconds > 0, "log.seconds", recipe.log.seconds, "a positive number of seconds"),
-        (0 <= recipe.seed < 2**32, "seed", recipe.seed, "a number in [0, 2**32)"),
-        (
-            "/" not in recipe.name and recipe.name not in (".", ".."),
-            "name",
-            recipe.name,
-            "the name of a folder, without '/'",
-        ),
-    ]
-    for holds, key, value, expected in rules:
-        if not holds:
-            raise UsageError(f"{source}: {key} is {value}, expected {expected}")
-    for key, amount in _amounts(recipe):
-        try:
-            samples = recipe.samples(amount)
-        except UsageError as error:
-            raise UsageError(f"{source}: {key}: {error}") from error
-        if samples == 0 and key != "schedule.warmup":
-            raise UsageError(f"{source}: {key} is {amount}, expected more than nothing")
-
-
-def _amounts(recipe: Recipe) -> list[tuple[str, str]]:
-    return [
-        ("schedule.budget", recipe.schedule.budget),
-        ("schedule.warmup", recipe.schedule.warmup),
-        *(("schedule.milestones", milestone) for milestone in recipe.schedule.milestones),
-        ("evaluation.every", recipe.evaluation.every),
-        ("checkpoint.every", recipe.checkpoint.every),
-        ("log.every", recipe.log.every),
-    ]

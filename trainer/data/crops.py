@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.random import counter_uint64, integers, normal
+from trainer.data.random import counter_uint64, integers, normal, uniform
 
 STREAM_SCALE: Final = 2
 STREAM_LEFT: Final = 3
@@ -20,6 +20,11 @@ STREAM_TOP: Final = 4
 STREAM_FLIP: Final = 5
 STREAM_COLOUR: Final = 6
 """Streams STREAM_COLOUR ... STREAM_COLOUR + 5 draw the three normal numbers of the colour augmentation."""
+STREAM_AREA: Final = 12
+STREAM_RATIO: Final = 13
+
+RESIZED_CROP_ATTEMPTS: Final = 10
+"""Boxes that `RandomResizedCrop` draws for an image, of which it takes the first that fits."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -64,6 +69,53 @@ class ScaleCrop:
         top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights - window + 1)
         boxes = np.stack([left, top, left + window, top + window], axis=1).astype(np.float64)
         return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """The crop of Inception (Szegedy et al. 2015, section 6), a box of random area and shape, with a flip.
+
+    torchvision's algorithm on counter-based draws: the first of ten boxes that fits, its area a share of the image's
+    that is uniform in `scale`, the logarithm of its width / height uniform between those of `ratio`, its place uniform;
+    if none fits, the largest centred box of an allowed ratio. Boxes are whole pixels.
+    """
+
+    size: int
+    seed: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
+        width, height = self._sides(epochs, ids, widths, heights)
+        fits = (width > 0) & (width <= widths) & (height > 0) & (height <= heights)
+        first = fits.argmax(axis=0), np.arange(len(ids))
+        found = fits[first]
+        largest = self._largest(widths, heights)
+        width = np.where(found, width[first], largest[0])
+        height = np.where(found, height[first], largest[1])
+        left = integers(counter_uint64(self.seed, STREAM_LEFT, epochs, ids), widths - width + 1)
+        top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights - height + 1)
+        left = np.where(found, left, (widths - width) // 2)
+        top = np.where(found, top, (heights - height) // 2)
+        boxes = np.stack([left, top, left + width, top + height], axis=1).astype(np.float64)
+        return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+
+    def _sides(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> tuple[Ints, Ints]:
+        """Widths and heights of all attempts, each int64 [attempts, b]: cheaper at once than one by one."""
+        attempts = np.arange(RESIZED_CROP_ATTEMPTS)[:, None]
+        share = uniform(counter_uint64(self.seed, STREAM_AREA, epochs, ids, attempts))
+        shape = uniform(counter_uint64(self.seed, STREAM_RATIO, epochs, ids, attempts))
+        area = widths * heights * (self.scale[0] + (self.scale[1] - self.scale[0]) * share)
+        low, high = np.log(self.ratio)
+        ratio = np.exp(low + (high - low) * shape)
+        return np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
+
+    def _largest(self, widths: Ints, heights: Ints) -> tuple[Ints, Ints]:
+        """Sides of the largest box whose ratio is allowed (up to rounding, at least a pixel), each int64 [b]."""
+        width = np.minimum(widths, np.rint(heights * self.ratio[1])).astype(np.int64)
+        height = np.minimum(heights, np.rint(widths / self.ratio[0])).astype(np.int64)
+        return np.maximum(width, 1), np.maximum(height, 1)
 
 
 @dataclass(frozen=True)

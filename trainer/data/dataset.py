@@ -11,7 +11,7 @@ import torch
 
 from trainer.data.beton import Beton
 from trainer.data.colour import ColourStatistics, colour_statistics, mean_image_for
-from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, ScaleCrop
+from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
 from trainer.data.manifest import Manifest, load_manifest
 from trainer.errors import UsageError
 from trainer.recipe import Recipe
@@ -87,6 +87,9 @@ def training_crops(recipe: Recipe) -> CropPolicy:
     data = recipe.data
     if data.crop == "padded":
         return PaddedCrop(data.size, data.padding, recipe.seed, data.flip)
+    if data.crop == "rrc":
+        scale, ratio = (data.rrc_scale[0], data.rrc_scale[1]), (data.rrc_ratio[0], data.rrc_ratio[1])
+        return RandomResizedCrop(data.size, recipe.seed, scale, ratio, data.flip)
     return ScaleCrop(data.size, data.min_side, data.max_side, recipe.seed, data.flip)
 
 

@@ -1,0 +1,108 @@
+"""What a recipe must fulfil beyond its types: ranges, and keys that have to go together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:  # it imports this module
+    from trainer.recipe import Recipe
+
+
+def check(recipe: Recipe, source: str) -> None:
+    """Refuse what no run could use.
+
+    Raises:
+        UsageError: with the key, the value and what was expected.
+    """
+    data, optimizer, schedule = recipe.data, recipe.optimizer, recipe.schedule
+    rules = [
+        (optimizer.global_batch > 0, "optimizer.global_batch", optimizer.global_batch, "a positive number of images"),
+        (
+            optimizer.micro_batch > 0 and optimizer.global_batch % optimizer.micro_batch == 0,
+            "optimizer.micro_batch",
+            optimizer.micro_batch,
+            f"a divisor of optimizer.global_batch ({optimizer.global_batch})",
+        ),
+        (0 < optimizer.lr < math.inf, "optimizer.lr", optimizer.lr, "a positive rate"),
+        (0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "a number in [0, 1)"),
+        (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
+        (data.size > 0, "data.size", data.size, "a positive number of pixels"),
+        (
+            data.crop != "scale" or data.size <= data.min_side <= data.max_side,
+            "data.min_side",
+            data.min_side,
+            f"at least data.size ({data.size}) and at most data.max_side ({data.max_side})",
+        ),
+        (
+            _is_range(data.rrc_scale, 1.0),
+            "data.rrc_scale",
+            data.rrc_scale,
+            "two areas [smallest, largest] in (0, 1], e.g. [0.08, 1.0]",
+        ),
+        (
+            _is_range(data.rrc_ratio, math.inf),
+            "data.rrc_ratio",
+            data.rrc_ratio,
+            "two ratios of width to height [smallest, largest] above 0, e.g. [0.75, 1.3333]",
+        ),
+        (data.padding >= 0, "data.padding", data.padding, "0 or more pixels"),
+        (data.colour >= 0, "data.colour", data.colour, "0 (off) or a standard deviation"),
+        (data.threads >= 0, "data.threads", data.threads, "0 (the cores of the node) or a number of threads"),
+        (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
+        (
+            recipe.evaluation.resize >= data.size,
+            "evaluation.resize",
+            recipe.evaluation.resize,
+            f"at least data.size ({data.size})",
+        ),
+        (recipe.evaluation.batch > 0, "evaluation.batch", recipe.evaluation.batch, "a positive number of images"),
+        (0 < schedule.factor < 1, "schedule.factor", schedule.factor, "a number in (0, 1)"),
+        (schedule.threshold >= 0, "schedule.threshold", schedule.threshold, "0 or more"),
+        (schedule.warmup_lr >= 0, "schedule.warmup_lr", schedule.warmup_lr, "0 or more"),
+        (schedule.patience >= 1, "schedule.patience", schedule.patience, "at least one evaluation"),
+        (schedule.max_drops >= 0, "schedule.max_drops", schedule.max_drops, "0 or more"),
+        (
+            schedule.kind != "step" or bool(schedule.milestones),
+            "schedule.milestones",
+            "[]",
+            "a list such as [30ep, 50ep] for the step schedule",
+        ),
+        (recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least one"),
+        (recipe.log.seconds > 0, "log.seconds", recipe.log.seconds, "a positive number of seconds"),
+        (0 <= recipe.seed < 2**32, "seed", recipe.seed, "a number in [0, 2**32)"),
+        (
+            "/" not in recipe.name and recipe.name not in (".", ".."),
+            "name",
+            recipe.name,
+            "the name of a folder, without '/'",
+        ),
+    ]
+    for holds, key, value, expected in rules:
+        if not holds:
+            raise UsageError(f"{source}: {key} is {value}, expected {expected}")
+    for key, amount in _amounts(recipe):
+        try:
+            samples = recipe.samples(amount)
+        except UsageError as error:
+            raise UsageError(f"{source}: {key}: {error}") from error
+        if samples == 0 and key != "schedule.warmup":
+            raise UsageError(f"{source}: {key} is {amount}, expected more than nothing")
+
+
+def _is_range(values: list[float], most: float) -> bool:
+    """Two finite numbers in (0, most], the smaller first."""
+    return len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf
+
+
+def _amounts(recipe: Recipe) -> list[tuple[str, str]]:
+    return [
+        ("schedule.budget", recipe.schedule.budget),
+        ("schedule.warmup", recipe.schedule.warmup),
+        *(("schedule.milestones", milestone) for milestone in recipe.schedule.milestones),
+        ("evaluation.every", recipe.evaluation.every),
+        ("checkpoint.every", recipe.checkpoint.every),
+        ("log.every", recipe.log.every),
+    ]
