@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Set-up: everything this project needs, in .venv beside it. Run it as often as you like; when nothing has changed it ends at once.
 #
-#   system headers -> .venv -> the versions of requirements.lock -> FFCV and pillow-simd, built here -> this project -> a check
+#   system headers -> .venv -> the versions of requirements.lock -> FFCV and pillow-simd, built here
+#   -> this project and its C library -> a check
 #
 # PYTHON=/path/to/python3 chooses the interpreter. Indexes, mirrors and proxies are pip's own business (pip config, PIP_*).
 set -euo pipefail
@@ -13,6 +14,7 @@ readonly VENV_PYTHON=.venv/bin/python
 readonly STATE=.venv/setup.state       # 'begun', 'failed', or the fingerprint of what was finished
 readonly SIMD_BUILD=.venv/pillow-simd.build  # the compiler command that pillow-simd was built with
 readonly LOG=.cache/setup.log
+readonly NATIVE=trainer/jpeg  # its C library is built in place from src/
 readonly PKG_CONFIG_MODULES="opencv4 libturbojpeg libjpeg zlib libwebp libwebpmux libwebpdemux"
 
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -138,7 +140,7 @@ need_tools() {
         missing=$(missing_tools "$python" | sort -u | paste -sd ' ')
         [[ -n $missing ]] || return 0
     fi
-    die "FFCV and pillow-simd are built on this machine, and these are missing: $missing
+    die "FFCV, pillow-simd and trainer.jpeg are built on this machine, and these are missing: $missing
 Install them, then run the same command again:
   apt    sudo apt-get install $packages
   dnf    sudo dnf install gcc-c++ pkgconf-pkg-config opencv-devel turbojpeg-devel libjpeg-turbo-devel zlib-devel libwebp-devel python3-devel
@@ -154,7 +156,7 @@ fingerprint() {
         uname -m
         simd_compiler
         "$VENV_PYTHON" -VV
-        cat "$LOCK" pyproject.toml launch/setup.sh
+        cat "$LOCK" pyproject.toml setup.py launch/setup.sh "$NATIVE"/src/*
     } | sha256sum | cut -d ' ' -f 1
 }
 
@@ -170,7 +172,11 @@ right_pil() {
 # Succeeds unless PYTHON names another version than the one in .venv.
 chosen_python() { [[ -z ${PYTHON:-} || $("$PYTHON" -V 2>&1) == $("$VENV_PYTHON" -V 2>&1) ]]; }
 
-up_to_date() { [[ -x $VENV_PYTHON && -f $STATE && $(<"$STATE") == "$(fingerprint)" ]] && chosen_python && right_pil; }
+has_library() { compgen -G "$NATIVE/_jpegcrop*.so" >/dev/null; }
+
+up_to_date() {
+    [[ -x $VENV_PYTHON && -f $STATE && $(<"$STATE") == "$(fingerprint)" ]] && chosen_python && has_library && right_pil
+}
 
 make_venv() {
     local python=$1
@@ -254,6 +260,8 @@ import timm
 import torch
 import torchvision
 
+import trainer.jpeg  # its C library loads
+
 names = [("PIL", PIL), ("torch", torch), ("torchvision", torchvision), ("timm", timm), ("accelerate", accelerate)]
 print("setup: imports", ", ".join(f"{name} {module.__version__}" for name, module in names) + ", ffcv", version("ffcv"))
 device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU only (PyTorch finds no usable GPU)"
@@ -275,7 +283,7 @@ main() {
     install_locked
     install_ffcv
     install_pillow_simd
-    run "installing this project (editable)" "${PIP_INSTALL[@]}" -e .
+    run "building trainer.jpeg's C library and installing this project (editable)" "${PIP_INSTALL[@]}" -e .
     check
     fingerprint >"$STATE"
     say "done in $SECONDS s"
