@@ -1,0 +1,257 @@
+/* The door: sizes, box and buffers are checked here; then a header, a rectangle of MCUs, planes, an image. */
+#include "internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static const char *const texts[JC_STATUS_COUNT] = {
+    [JC_OK] = "no error",
+    [JC_NO_MEMORY] = "not enough memory",
+    [JC_NOT_A_JPEG] = "not a JPEG",
+    [JC_BAD_HEADER] = "damaged JPEG: impossible header",
+    [JC_UNSUPPORTED] = "unsupported JPEG: only Huffman-coded ones of 8 bits in gray, YCbCr or RGB are decoded",
+    [JC_TRUNCATED] = "damaged JPEG: its data end too early",
+    [JC_CORRUPT] = "damaged JPEG: corrupt data",
+    [JC_OTHER_SIZE] = "the JPEG's width and height are not those of its record",
+    [JC_BAD_BOX] = "the crop is empty or outside of the image",
+    [JC_BAD_ARGUMENT] = "no or too large an output, or a missing buffer",
+};
+
+const char *jc_status_text(int status)
+{
+    return status >= 0 && status < JC_STATUS_COUNT ? texts[status] : "unknown status";
+}
+
+int jc_version(void) { return JC_VERSION; }
+
+int jc_has_simd(void)
+{
+#if HAVE_AVX2
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+#else
+    return 0;
+#endif
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------ */
+
+jc_decoder *jc_decoder_new(int flags)
+{
+    size_t size = (sizeof(jc_decoder) + 63) / 64 * 64;
+    jc_decoder *decoder = aligned_alloc(64, size);
+    if (!decoder) return NULL;
+    memset(decoder, 0, size);
+    decoder->simd = !(flags & JC_PORTABLE) && jc_has_simd();
+    return decoder;
+}
+
+void jc_decoder_free(jc_decoder *decoder)
+{
+    if (!decoder) return;
+    scratch *all[] = {&decoder->bits, &decoder->planes, &decoder->segments, &decoder->filters, &decoder->rows};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->memory);
+    free(decoder);
+}
+
+void *reserve(scratch *scratch, size_t size)
+{
+    if (size <= scratch->size) return scratch->memory;
+    free(scratch->memory);
+    size = (size + size / 4 + 63) / 64 * 64; /* images grow by little: not at every one */
+    scratch->memory = aligned_alloc(64, size);
+    scratch->size = scratch->memory ? size : 0;
+    return scratch->memory;
+}
+
+int reserve_planes(jc_decoder *decoder, int components, const int width[], const int height[])
+{
+    size_t size = 0, stride[MAX_COMPONENTS];
+    for (int i = 0; i < components; i++) {
+        stride[i] = ((size_t)width[i] + ROW_SLACK + 63) / 64 * 64;
+        size += stride[i] * (size_t)height[i];
+    }
+    uint8_t *memory = reserve(&decoder->planes, size + ROW_SLACK);
+    if (!memory) return JC_NO_MEMORY;
+    for (int i = 0; i < components; i++) {
+        decoder->plane[i] = (plane){memory, (ptrdiff_t)stride[i], 0, 0};
+        memory += stride[i] * (size_t)height[i];
+    }
+    return JC_OK;
+}
+
+/* --- JPEG -------------------------------------------------------------------------------------------------------- */
+
+INLINE int floor_div(int a, int b) { return a / b; }
+INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/* The box in the samples of each plane, and the MCUs that its filters read. */
+static mcu_rectangle plan_crop(const header *h, const jc_crop *crop, resize_task *task)
+{
+    mcu_rectangle r = {h->mcus_per_row, h->mcu_rows, 0, 0};
+    for (int i = 0; i < h->components; i++) {
+        const component *c = &h->component[i];
+        double *box = task->box[i];
+        for (int side = 0; side < 4; side++)
+            box[side] = side % 2 ? crop->box[side] * c->v / h->max_v : crop->box[side] * c->h / h->max_h;
+        /* The last sample of a subsampled plane may stand for less than the others. */
+        if (box[2] > c->plane_width) box[2] = c->plane_width;
+        if (box[3] > c->plane_height) box[3] = c->plane_height;
+        extent x = filter_extent(box[0], box[2], crop->out_width, c->plane_width);
+        extent y = filter_extent(box[1], box[3], crop->out_height, c->plane_height);
+        mcu_rectangle own = {floor_div(x.first, 8 * c->h), floor_div(y.first, 8 * c->v), ceil_div(x.last, 8 * c->h),
+                             ceil_div(y.last, 8 * c->v)};
+        if (own.left < r.left) r.left = own.left;
+        if (own.top < r.top) r.top = own.top;
+        if (own.right > r.right) r.right = own.right;
+        if (own.bottom > r.bottom) r.bottom = own.bottom;
+        task->plane_width[i] = c->plane_width;
+        task->plane_height[i] = c->plane_height;
+    }
+    return r;
+}
+
+static int decode_jpeg(jc_decoder *decoder, const header *h, const jc_crop *crop)
+{
+    resize_task task = {.components = h->components, .ycc = h->ycc, .out_width = crop->out_width,
+                        .out_height = crop->out_height, .flip = crop->flip};
+    mcu_rectangle rectangle = plan_crop(h, crop, &task);
+    int status = decode_rectangle(decoder, h, rectangle);
+    return status == JC_OK ? resize_planes(decoder, &task, crop->out) : status;
+}
+
+/* A JPEG that is not sequential, made so. */
+typedef int sequential_function(jc_decoder *decoder, const header *h, void *context);
+
+static int with_sequential(jc_decoder *decoder, const uint8_t *data, size_t size, sequential_function *use,
+                           void *context)
+{
+    header h;
+    char reason[JC_REASON];
+    uint8_t *sequential = NULL;
+    int status = jc_transcode(data, size, &sequential, &size, reason);
+    if (status != JC_OK) return status;
+    status = read_header(sequential, size, &h);
+    if (status == JC_OK) status = h.indirect ? JC_UNSUPPORTED : use(decoder, &h, context);
+    jc_free(sequential);
+    return status;
+}
+
+static int decode_jpeg_again(jc_decoder *decoder, const header *h, void *context)
+{
+    const jc_crop *crop = context;
+    if (h->width != crop->width || h->height != crop->height) return JC_OTHER_SIZE;
+    return decode_jpeg(decoder, h, crop);
+}
+
+/* --- pixels ------------------------------------------------------------------------------------------------------ */
+
+static int is_whole(double value) { return value == floor(value); }
+
+static void copy_pixels(const jc_crop *crop)
+{
+    size_t left = (size_t)crop->box[0], top = (size_t)crop->box[1], width = (size_t)crop->out_width;
+    uint8_t *out = crop->out;
+    for (size_t y = 0; y < (size_t)crop->out_height; y++, out += 3 * width) {
+        const uint8_t *row = crop->data + ((top + y) * (size_t)crop->width + left) * 3;
+        if (!crop->flip) memcpy(out, row, 3 * width);
+        for (size_t x = 0; crop->flip && x < width; x++) memcpy(out + 3 * x, row + 3 * (width - 1 - x), 3);
+    }
+}
+
+static int resize_pixels(jc_decoder *decoder, const jc_crop *crop)
+{
+    resize_task task = {.components = 3, .ycc = 0, .out_width = crop->out_width, .out_height = crop->out_height,
+                        .flip = crop->flip};
+    extent x = filter_extent(crop->box[0], crop->box[2], crop->out_width, crop->width);
+    extent y = filter_extent(crop->box[1], crop->box[3], crop->out_height, crop->height);
+    int width[3], height[3];
+    for (int i = 0; i < 3; i++) {
+        memcpy(task.box[i], crop->box, sizeof crop->box);
+        task.plane_width[i] = crop->width;
+        task.plane_height[i] = crop->height;
+        width[i] = x.last - x.first;
+        height[i] = y.last - y.first;
+    }
+    int status = reserve_planes(decoder, 3, width, height);
+    if (status != JC_OK) return status;
+    for (int i = 0; i < 3; i++) {
+        plane *p = &decoder->plane[i];
+        p->left = x.first;
+        p->top = y.first;
+        for (int row = 0; row < height[i]; row++) {
+            const uint8_t *from = crop->data + ((size_t)(y.first + row) * (size_t)crop->width + (size_t)x.first) * 3;
+            for (int column = 0; column < width[i]; column++)
+                p->samples[row * p->stride + column] = from[3 * column + i];
+        }
+    }
+    return resize_planes(decoder, &task, crop->out);
+}
+
+static int decode_pixels(jc_decoder *decoder, const jc_crop *crop)
+{
+    if (crop->size != (uint64_t)crop->width * (uint64_t)crop->height * 3) return JC_OTHER_SIZE;
+    int same = crop->box[2] - crop->box[0] == crop->out_width && crop->box[3] - crop->box[1] == crop->out_height;
+    if (!same || !is_whole(crop->box[0]) || !is_whole(crop->box[1])) return resize_pixels(decoder, crop);
+    copy_pixels(crop);
+    return JC_OK;
+}
+
+/* --- interface --------------------------------------------------------------------------------------------------- */
+
+static int check(const jc_crop *crop)
+{
+    const double *box = crop->box;
+    if (!crop->data || !crop->out) return JC_BAD_ARGUMENT;
+    if (crop->out_width < 1 || crop->out_width > JC_MAX_OUT) return JC_BAD_ARGUMENT;
+    if (crop->out_height < 1 || crop->out_height > JC_MAX_OUT) return JC_BAD_ARGUMENT;
+    if (crop->width < 1 || crop->width > 65535 || crop->height < 1 || crop->height > 65535) return JC_BAD_ARGUMENT;
+    if (crop->kind != JC_JPEG && crop->kind != JC_RGB) return JC_BAD_ARGUMENT;
+    /* Written so that what is not a number fails. Thinner boxes than this have no use, and would only cost precision. */
+    if (!(box[0] >= 0 && box[2] <= crop->width && box[2] - box[0] >= 1e-3)) return JC_BAD_BOX;
+    if (!(box[1] >= 0 && box[3] <= crop->height && box[3] - box[1] >= 1e-3)) return JC_BAD_BOX;
+    return JC_OK;
+}
+
+static int make_crop(jc_decoder *decoder, const jc_crop *crop)
+{
+    int status = check(crop);
+    if (status != JC_OK) return status;
+    if (crop->kind == JC_RGB) return decode_pixels(decoder, crop);
+    header h;
+    status = read_header(crop->data, (size_t)crop->size, &h);
+    if (status != JC_OK) return status;
+    if (h.width != crop->width || h.height != crop->height) return JC_OTHER_SIZE;
+    if (!h.indirect) return decode_jpeg(decoder, &h, crop);
+    jc_crop copy = *crop;
+    return with_sequential(decoder, crop->data, (size_t)crop->size, decode_jpeg_again, &copy);
+}
+
+int jc_decode_crop(jc_decoder *decoder, jc_crop *crop)
+{
+    if (!decoder || !crop) return JC_BAD_ARGUMENT;
+    return crop->status = make_crop(decoder, crop);
+}
+
+static int copy_planes(jc_decoder *decoder, const header *h, void *context)
+{
+    uint8_t **out = context;
+    int status = decode_rectangle(decoder, h, (mcu_rectangle){0, 0, h->mcus_per_row, h->mcu_rows});
+    for (int i = 0; i < h->components && status == JC_OK; i++) {
+        const component *c = &h->component[i];
+        const plane *p = &decoder->plane[i];
+        for (int y = 0; y < c->plane_height; y++)
+            memcpy(out[i] + (size_t)y * (size_t)c->plane_width, p->samples + y * p->stride, (size_t)c->plane_width);
+    }
+    return status;
+}
+
+int jc_decode_planes(jc_decoder *decoder, const uint8_t *data, size_t size, uint8_t *out[3])
+{
+    if (!decoder || !data || !out) return JC_BAD_ARGUMENT;
+    header h;
+    int status = read_header(data, size, &h);
+    for (int i = 0; status == JC_OK && i < h.components; i++)
+        if (!out[i]) status = JC_BAD_ARGUMENT;
+    if (status != JC_OK) return status;
+    return h.indirect ? with_sequential(decoder, data, size, copy_planes, out) : copy_planes(decoder, &h, out);
+}
