@@ -147,11 +147,10 @@ static void check_header(job *job)
         fail(job, JC_TRUNCATED, "%zu bytes cannot hold %u x %u pixels", job->size, width, height);
 }
 
-/* After the last scan: everything that the header promises has come, and nothing beside it. */
-static void check_scans(job *job, int multiple)
+/* After the last scan: everything that the header promises has come. */
+static void check_scans(job *job)
 {
     j_decompress_ptr source = &job->source;
-    if (!multiple && source->input_scan_number > 1) fail(job, JC_CORRUPT, "a second scan of the same components");
     for (int i = 0; i < source->num_components; i++) {
         const JQUANT_TBL *quant = source->comp_info[i].quant_table; /* latched at the component's first scan */
         if (!quant) fail(job, JC_TRUNCATED, "component %d has no scan", i + 1);
@@ -232,9 +231,8 @@ static int transcode(job *job)
     jpeg_mem_src(&job->source, job->data, job->size);
     jpeg_read_header(&job->source, TRUE);
     check_header(job);
-    int multiple = jpeg_has_multiple_scans(&job->source);
     jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&job->source);
-    check_scans(job, multiple);
+    check_scans(job);
     check_coefficients(job, coefficients);
 
     jpeg_copy_critical_parameters(&job->source, &job->target); /* with the standard Huffman tables */
