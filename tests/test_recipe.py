@@ -86,6 +86,11 @@ def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None
         ("data.rrc_scale=[.nan,1]", "data.rrc_scale is"),
         ("data.rrc_ratio=[2,1]", r"data.rrc_ratio is \[2.0, 1.0\], expected two ratios of width to height"),
         ("data.rrc_ratio=[1,.inf]", "data.rrc_ratio is"),
+        ("data.order=sorted", r"data.order: Invalid value 'sorted', expected one of \['random', 'chunked'\]"),
+        ("data.chunk_mb=0", "data.chunk_mb is 0, expected a number of MiB"),
+        ("data.window=0", "data.window is 0, expected a number of chunks"),
+        ("data.read_ahead=-1", r"data.read_ahead is -1, expected 0 \(off\)"),
+        ("data.on_error=ignore", r"data.on_error: Invalid value 'ignore', expected one of \['stop', 'skip'\]"),
         ("schedule.kind=step", "schedule.milestones is"),
         ("seed=null", "seed: Incompatible value"),
         ("lr", "write key=value"),
@@ -139,6 +144,8 @@ def test_an_amount_is_whole_iterations_and_not_less_than_asked_for(epochs: float
 def test_changes_that_do_not_matter_are_no_differences(recipe_file: Path) -> None:
     old = load_recipe(recipe_file)
     assert differences(old, load_recipe(recipe_file, ["data.threads=7", "log.every=1it"])) == []
+    assert differences(old, load_recipe(recipe_file, ["data.read_ahead=0", "data.on_error=skip"])) == []
+    assert differences(old, load_recipe(recipe_file, ["data.window=9"])) == ["data.window: 64 -> 9"]
     assert differences(old, load_recipe(recipe_file, ["optimizer.lr=1"])) == ["optimizer.lr: 0.3 -> 1.0"]
 
 

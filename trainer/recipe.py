@@ -65,6 +65,16 @@ class DataRecipe:
     normalize: Literal["channel", "mean_image"] = "channel"
     statistics: Literal["imagenet", "data"] = "imagenet"
     """Mean, std and PCA: the constants that consumers of ImageNet backbones expect, or measured at conversion."""
+    order: Literal["random", "chunked"] = "random"
+    """`random`: an epoch is a permutation of all samples. `chunked`: for data larger than memory, read by chunks of
+    `chunk_mb` MiB of the file in a random order, samples shuffled over `window` of them (see `Chunks`)."""
+    chunk_mb: int = 8
+    window: int = 64
+    """Chunks that a node's memory has to hold: 512 MiB of page cache by default."""
+    read_ahead: int = 8
+    """Batches that the kernel is asked to read ahead of the decoding; 0 leaves it to guess."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """A training record that does not decode ends the run, or is replaced by another one and counted."""
     threads: int = 0
     """Decoding threads of a process; 0: the cores of its node, shared."""
     prefetch: int = 2
@@ -162,6 +172,8 @@ INDIFFERENT_KEYS: Final = (
     "runs",
     "data.train",  # the data are known by their digests, wherever they lie
     "data.val",
+    "data.read_ahead",
+    "data.on_error",  # sound data give the same stream, and what stopped at a damaged record may go on without it
     "data.threads",
     "data.prefetch",
     "evaluation.batch",

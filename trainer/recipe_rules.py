@@ -50,6 +50,9 @@ def check(recipe: Recipe, source: str) -> None:
         ),
         (data.padding >= 0, "data.padding", data.padding, "0 or more pixels"),
         (data.colour >= 0, "data.colour", data.colour, "0 (off) or a standard deviation"),
+        (1 <= data.chunk_mb < 2**20, "data.chunk_mb", data.chunk_mb, "a number of MiB in [1, 2**20), e.g. 8"),
+        (1 <= data.window < 2**31, "data.window", data.window, "a number of chunks in [1, 2**31), e.g. 64"),
+        (data.read_ahead >= 0, "data.read_ahead", data.read_ahead, "0 (off) or a number of batches"),
         (data.threads >= 0, "data.threads", data.threads, "0 (the cores of the node) or a number of threads"),
         (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
         (

@@ -13,6 +13,7 @@ from trainer.data.beton import Beton
 from trainer.data.colour import ColourStatistics, colour_statistics, mean_image_for
 from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
 from trainer.data.manifest import Manifest, load_manifest
+from trainer.data.order import Chunks, TrainingOrder
 from trainer.errors import UsageError
 from trainer.recipe import Recipe
 
@@ -42,8 +43,10 @@ def open_dataset(path: str | Path) -> Dataset:
         raise UsageError(f"{beton.describe(int(beton.labels.argmin()))}: labels are 0 or more")
     highest = int(beton.labels.max())
     if manifest is None:
-        toc = b"".join(array.tobytes() for array in (beton.labels, beton.offsets, beton.sizes))
-        return Dataset(beton, None, [str(i) for i in range(highest + 1)], hashlib.sha256(toc).hexdigest())
+        digest = hashlib.sha256()
+        for array in (beton.labels, beton.offsets, beton.sizes):
+            digest.update(array.data)
+        return Dataset(beton, None, [str(i) for i in range(highest + 1)], digest.hexdigest())
     counts = np.bincount(beton.labels, minlength=len(manifest.classes)).tolist()
     if manifest.num_samples != len(beton) or manifest.counts != counts:
         raise UsageError(
@@ -106,6 +109,31 @@ def check_training_crops(recipe: Recipe, data: Dataset) -> None:
             f"{data.beton.describe(int(shorter.argmin()))}: its shorter side of {smallest} px, padded by "
             f"{recipe.data.padding}, is below data.size={recipe.data.size}"
         )
+
+
+def training_order(recipe: Recipe, data: Dataset) -> TrainingOrder:
+    """The recipe's stream of samples.
+
+    Raises:
+        UsageError: it is to be read by the chunk and the file is sorted by class, so that batches would be, too.
+    """
+    beton = data.beton
+    if recipe.data.order == "random":
+        return TrainingOrder(len(beton), recipe.seed)
+    if _sorted_by_class(beton):
+        raise UsageError(
+            f"{beton.path}: its records are sorted by class, with data.order=chunked batches would hold few classes; "
+            "convert it with `python -m data_prep convert`, which shuffles, or take data.order=random"
+        )
+    chunks = Chunks.cut(beton.offsets, beton.sizes, recipe.data.chunk_mb << 20, recipe.data.window)
+    return TrainingOrder(len(beton), recipe.seed, chunks)
+
+
+def _sorted_by_class(beton: Beton) -> bool:
+    """Whether neighbours in the file are of one class much more often than by chance."""
+    labels = beton.labels[np.argsort(beton.offsets)]
+    by_chance = float(np.square(np.bincount(labels) / len(labels)).sum())
+    return len(labels) > 1 and float((labels[1:] == labels[:-1]).mean()) > (1.0 + by_chance) / 2
 
 
 def validation_crops(recipe: Recipe) -> CenterCrop:
