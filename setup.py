@@ -52,7 +52,8 @@ class BuildLibrary(build_ext):
         command += [f"-L{path}" for path in [*compiler.library_dirs, *extension.library_dirs]]
         command += [f"-l{name}" for name in extension.libraries]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            english = {**os.environ, "LC_ALL": "C"}
+            done = subprocess.run(command, env=english, capture_output=True, text=True, check=False)
         except OSError as error:
             raise SystemExit(missing(f"a C compiler ({command[0]}: {error.strerror})")) from None
         if done.returncode:

@@ -155,16 +155,70 @@ def made(target: str) -> list[str]:
     return [line for line in shown.splitlines() if not line.startswith("make")]
 
 
-class TestSetupFaults:
-    """A copy of the set-up files on a machine where something is missing."""
+SET_UP_FROM = ["launch/setup.sh", "requirements.lock", "pyproject.toml", "setup.py"]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A copy of what set-up reads."""
+    folder = tmp_path / "clone"
+    (folder / "launch").mkdir(parents=True)
+    for name in SET_UP_FROM:
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "trainer/jpeg/src", folder / "trainer/jpeg/src")
+    return folder
+
+
+class TestUpToDate:
+    """A copy of a finished set-up; its .venv is the environment of the tests."""
 
     @pytest.fixture
-    def clone(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "clone"
-        (folder / "launch").mkdir(parents=True)
-        for name in ("launch/setup.sh", "requirements.lock", "pyproject.toml"):
-            shutil.copy(ROOT / name, folder / name)
-        return folder
+    def done(self, clone: Path) -> Path:
+        python = clone / ".venv/bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        (clone / "trainer/jpeg/_jpegcrop.abi3.so").touch()
+        shell(clone, 'fingerprint >"$STATE"')
+        return clone
+
+    def test_when_nothing_has_changed(self, done: Path) -> None:
+        assert up_to_date(done)
+
+    @pytest.mark.parametrize("name", [*SET_UP_FROM, "trainer/jpeg/src/transcode.c", "trainer/jpeg/src/jpegcrop.h"])
+    def test_not_after_a_change(self, done: Path, name: str) -> None:
+        with open(done / name, "a") as file:
+            file.write("\n")
+        assert not up_to_date(done)
+
+    def test_not_with_another_source_of_the_library(self, done: Path) -> None:
+        (done / "trainer/jpeg/src/new.c").write_text("int x;\n")
+        assert not up_to_date(done)
+
+    def test_not_without_the_library(self, done: Path) -> None:
+        (done / "trainer/jpeg/_jpegcrop.abi3.so").unlink()
+        assert not up_to_date(done)
+
+    def test_not_after_an_interrupted_set_up(self, done: Path) -> None:
+        (done / ".venv/setup.state").write_text("begun\n")
+        assert not up_to_date(done)
+
+
+def shell(clone: Path, command: str) -> int:
+    """The exit status of a command among the functions of setup.sh."""
+    definitions, call, _ = (clone / "launch/setup.sh").read_text().rpartition("\nmain\n")
+    assert call
+    functions = clone / "launch/functions.sh"
+    functions.write_text(definitions)
+    return subprocess.run(["bash", "-c", f"source {functions}; {command}"], check=False).returncode
+
+
+def up_to_date(clone: Path) -> bool:
+    return shell(clone, "if up_to_date; then exit 0; else exit 3; fi") == 0
+
+
+class TestSetupFaults:
+    """A copy of the set-up files on a machine where something is missing."""
 
     @pytest.fixture
     def bare_path(self, tmp_path: Path) -> Path:
