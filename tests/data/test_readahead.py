@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from tests.samples import smooth_image, write_beton
 from trainer.data.beton import Beton
+from trainer.data.dataset import open_dataset, read_ahead
 from trainer.data.order import Chunks, Request, TrainingOrder
 from trainer.data.readahead import ADVICE_BYTES, FOUND, GAP_BYTES, PROBES, Memory, ReadAhead, begin_chunks, pieces
+from trainer.recipe import DataRecipe, Recipe
 
 CHUNK = 1 << 20
 
@@ -86,6 +88,19 @@ def test_a_stream_that_is_left_early_leaves_no_thread_behind(beton: Beton) -> No
         assert len(list(itertools.islice(wrapped, 5))) == 5
         assert set(threading.enumerate()) - before
     assert not set(threading.enumerate()) - before
+
+
+def test_the_recipe_says_how_far_and_several_nodes_leave_chunks_alone(
+    beton: Beton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, chunks = open_dataset(beton.path), chunks_of(beton)
+    assert read_ahead(Recipe(data=DataRecipe(read_ahead=0)), data, chunks) is None
+    for world_size, whole_chunks in (("2", True), ("4", False)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        found = read_ahead(Recipe(data=DataRecipe(read_ahead=5)), data, chunks)
+        assert found is not None
+        assert (found.batches, found.chunks) == (5, chunks if whole_chunks else None)
 
 
 class TestColdFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trainer.data.colour import ColourStatistics, colour_statistics, mean_image_
 from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
 from trainer.data.manifest import Manifest, load_manifest
 from trainer.data.order import Chunks, TrainingOrder
+from trainer.data.readahead import ReadAhead
 from trainer.errors import UsageError
 from trainer.recipe import Recipe
 
@@ -127,6 +129,15 @@ def training_order(recipe: Recipe, data: Dataset) -> TrainingOrder:
         )
     chunks = Chunks.cut(beton.offsets, beton.sizes, recipe.data.chunk_mb << 20, recipe.data.window)
     return TrainingOrder(len(beton), recipe.seed, chunks)
+
+
+def read_ahead(recipe: Recipe, data: Dataset, chunks: Chunks | None = None) -> ReadAhead | None:
+    """What asks the kernel for the records to come (in whole `chunks`, if given); None if the recipe turned it off."""
+    if recipe.data.read_ahead == 0:
+        return None
+    # Each of several nodes needs a part of every chunk only; that their storage reads whole ones is its own affair.
+    one_node = os.environ.get("WORLD_SIZE", "1") == os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return ReadAhead(data.beton, recipe.data.read_ahead, chunks if one_node else None)
 
 
 def _sorted_by_class(beton: Beton) -> bool:

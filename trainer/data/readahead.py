@@ -52,8 +52,8 @@ class ReadAhead:
 
     def __init__(self, beton: Beton, batches: int, chunks: Chunks | None = None) -> None:
         self._beton = beton
-        self._batches = batches
-        self._chunks = chunks
+        self.batches = batches
+        self.chunks = chunks
         file_map = beton.record(0).obj
         assert isinstance(file_map, mmap.mmap)
         file_map.madvise(mmap.MADV_RANDOM)
@@ -65,7 +65,7 @@ class ReadAhead:
         generator ends the thread.
         """
         asked: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        room, left = threading.Semaphore(self._batches), threading.Event()
+        room, left = threading.Semaphore(self.batches), threading.Event()
         thread = threading.Thread(target=self._ask, args=(requests, asked, room, left), name="read-ahead", daemon=True)
         thread.start()
         try:
@@ -98,7 +98,7 @@ class ReadAhead:
             with open(self._beton.path, "rb", buffering=0) as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
                 memory = Memory(file.fileno())
-                begun = np.full(0 if self._chunks is None else len(self._chunks.starts), -1)
+                begun = np.full(0 if self.chunks is None else len(self.chunks.starts), -1)
                 for request in requests:
                     room.acquire()
                     starts = self._beton.offsets[request.ids]
@@ -107,9 +107,9 @@ class ReadAhead:
                     if not held:
                         _will_need(file.fileno(), starts, stops, left)
                     asked.put(request)
-                    if self._chunks is not None and not held:
-                        new = begin_chunks(self._chunks, request, begun)
-                        _will_need(file.fileno(), self._chunks.starts[new], self._chunks.stops[new], left)
+                    if self.chunks is not None and not held:
+                        new = begin_chunks(self.chunks, request, begun)
+                        _will_need(file.fileno(), self.chunks.starts[new], self.chunks.stops[new], left)
                     if left.is_set():
                         return
             asked.put(None)
