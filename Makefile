@@ -29,9 +29,11 @@ test: export OMP_WAIT_POLICY ?= PASSIVE
 test: lint
 	$(PYTHON_IN_VENV) -m pytest
 
-# One lock for every supported Python and platform, from the default index, without an address in it.
+# One lock for every supported Python and platform, from the default index, without an address in it. Of every extra but
+# bench: gigabytes of other loaders.
 lock: setup
 	$(PYTHON_IN_VENV) -m pip install --quiet $(UV)
-	$(PYTHON_IN_VENV) -m uv pip compile --quiet --system-certs --upgrade --universal --python-version 3.10 --all-extras --group build \
+	$(PYTHON_IN_VENV) -m uv pip compile --quiet --system-certs --upgrade --universal --python-version 3.10 --extra ffcv --extra simd \
+		--extra tensorboard --extra dev --group build \
 		--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--output-file requirements.lock pyproject.toml
