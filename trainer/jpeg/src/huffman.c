@@ -54,16 +54,18 @@ static int read_valued(const huffman *table, unsigned window, int bits, valued *
     return 1;
 }
 
-static uint32_t pair_entry(const huffman *table, unsigned window)
+static uint64_t pair_entry(const huffman *table, unsigned window)
 {
     valued first, second;
-    if (!read_valued(table, window, LOOKUP_BITS, &first) || first.symbol.size > 6) return 0;
-    uint32_t entry = (uint32_t)first.total | (uint32_t)first.advance << 6 | (uint32_t)first.value << 25;
-    if (first.symbol.is_end) return entry;
-    int left = LOOKUP_BITS - first.total;
-    if (!read_valued(table, window & ((1u << left) - 1), left, &second) || second.symbol.size > 4) return entry;
-    return (entry & ~63u) + (uint32_t)(first.total + second.total) + ((uint32_t)second.advance << 13) +
-           (((uint32_t)second.value & 31) << 20);
+    if (!read_valued(table, window, LOOKUP_BITS, &first)) return 0;
+    int length = first.total, advance = first.advance, last_value = first.value, left = LOOKUP_BITS - length;
+    if (!first.symbol.is_end && read_valued(table, window & ((1u << left) - 1), left, &second)) {
+        length += second.total;
+        advance += second.advance;
+        last_value = second.value;
+    }
+    return (uint64_t)length | (uint64_t)advance << 8 | (uint64_t)first.advance << 16 |
+           (uint64_t)(uint16_t)first.value << 32 | (uint64_t)(uint16_t)last_value << 48;
 }
 
 static uint16_t skip_entry(const huffman *table, unsigned window)

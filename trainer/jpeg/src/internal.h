@@ -56,17 +56,19 @@ extern const uint8_t natural_order[64]; /* of the k-th coefficient in zigzag ord
 /* --- huffman.c: decoding tables -------------------------------------------------------------------------------- */
 
 enum {
-    LOOKUP_BITS = 11,
+    LOOKUP_BITS = 13,
     SHORT_BITS = 9,
-    AT_END = 96, /* what an end-of-block adds to the position: see huffman.c */
+    AT_END = 96, /* what an end of block adds to the position: see huffman.c */
     LAST_POSITION = 63 + 16 + AT_END,
+    CORRUPT_POSITION = 255,
 };
 
 /* AC codes. A position is 1 + the index of the last coefficient decoded. */
 typedef struct {
-    /* Up to two symbols with their values for the next LOOKUP_BITS bits: bits 0-5 their length, 6-12 and 13-19 by how
-     * much each advances the position, 25-31 and 20-24 their values. 0 where not even the first symbol fits. */
-    uint32_t pair[1 << LOOKUP_BITS];
+    /* Up to two symbols with their values for the next LOOKUP_BITS bits: their length in bits 0-7, by how much they
+     * advance the position in 8-15, the first of them alone in 16-23, and their values, of 16 bits each, from 32 and
+     * from 48 on. So adding entries adds up lengths and positions. 0 where not even the first symbol fits. */
+    uint64_t pair[1 << LOOKUP_BITS];
     /* As many symbols as can be told, without values: bits 0-5 length, 6-13 advance. 0 where none can. */
     uint16_t skip[1 << LOOKUP_BITS];
     /* One symbol: bits 0-7 the symbol (run << 4 | size), 8-11 its code's length; 0 where the code is longer. */

@@ -70,24 +70,23 @@ extent filter_extent(double low, double high, int out_length, int length)
     return (extent){first_of(&a, centre_of(&a, 0)), last_of(&a, end, first_of(&a, end))};
 }
 
-/* Integer weights for the samples [first, last) that sum up to `one`. */
-static void make_weights(const axis *a, double centre, int first, int last, uint32_t one, uint32_t *weight)
+/* Weights of a wide filter for the samples [first, last), which sum up to 1 << WIDE_BITS. */
+static void make_wide_weights(const axis *a, double centre, int first, int last, uint32_t *weight)
 {
     double inverse = 1 / a->support, sum = 0;
     for (int x = first; x < last; x++) {
         double w = 1 - fabs(x + 0.5 - centre) * inverse;
         sum += w > 0 ? w : 0;
     }
-    double factor = sum > 0 ? one / sum : 0;
     uint32_t total = 0;
     int heaviest = 0;
     for (int t = 0; t < last - first; t++) {
         double w = 1 - fabs(first + t + 0.5 - centre) * inverse;
-        weight[t] = w > 0 ? (uint32_t)(w * factor + 0.5) : 0;
+        weight[t] = w > 0 ? (uint32_t)(w * ((1 << WIDE_BITS) / sum) + 0.5) : 0;
         total += weight[t];
         if (weight[t] > weight[heaviest]) heaviest = t;
     }
-    weight[heaviest] += one - total;
+    weight[heaviest] += (1 << WIDE_BITS) - total;
 }
 
 static void make_gathers(filter *f)
@@ -128,42 +127,108 @@ static void *carve(uint8_t **memory, size_t size)
     return begin;
 }
 
-/* Place `origin` is the plane's first sample that is there. Weights of narrow filters are written tap by tap, and only
- * the taps that some output uses count. */
-static void make_filter(filter *f, const axis *a, int out_length, int origin, int mirror, uint8_t *memory)
+/* The weights of VECTOR outputs from `begin` on; all of them side by side, so that the compiler can vectorise. */
+static void make_weights(filter *f, const axis *a, int taps, int begin)
+{
+    double centre[VECTOR], sum[VECTOR], weight[MAX_TAPS][VECTOR];
+    int32_t first[VECTOR], total[VECTOR], most[VECTOR], rounded[MAX_TAPS][VECTOR];
+    const double inverse = 1 / a->support, last = a->length - 0.5;
+    for (int i = 0; i < VECTOR; i++) {
+        centre[i] = a->low + (begin + i + 0.5) * a->scale;
+        double low = centre[i] - a->support + 0.5;
+        first[i] = (int32_t)(low < 0 ? 0 : low > a->length - 1 ? a->length - 1 : low);
+        sum[i] = 0;
+        total[i] = 1 << 16;
+        most[i] = 0;
+    }
+    for (int t = 0; t < taps; t++) {
+        for (int i = 0; i < VECTOR; i++) {
+            double x = first[i] + t + 0.5, w = 1 - fabs(x - centre[i]) * inverse;
+            w = w > 0 ? w : 0;
+            w = x <= last ? w : 0;
+            weight[t][i] = w;
+            sum[i] += w;
+        }
+    }
+    for (int i = 0; i < VECTOR; i++) sum[i] = sum[i] > 0 ? (1 << 16) / sum[i] : 0; /* behind the last output: nothing */
+    for (int t = 0; t < taps; t++) {
+        for (int i = 0; i < VECTOR; i++) {
+            int32_t w = (int32_t)(weight[t][i] * sum[i] + 0.5);
+            rounded[t][i] = w;
+            total[i] -= w;
+            most[i] = w > most[i] ? w : most[i];
+        }
+    }
+    for (int i = 0; i < VECTOR; i++) f->first[begin + i] = first[i];
+    for (int t = 0; t < taps; t++) {
+        uint16_t *out = f->weight + t * f->padded + begin;
+        for (int i = 0; i < VECTOR; i++) {
+            /* What rounding lost goes to the heaviest. One sample's whole weight is a hair less, to fit 16 bits. */
+            int32_t is_most = rounded[t][i] == most[i], w = rounded[t][i] + (is_most ? total[i] : 0);
+            total[i] = is_most ? 0 : total[i];
+            most[i] = is_most ? -1 : most[i];
+            out[i] = (uint16_t)(w > 0xFFFF ? 0xFFFF : w < 0 ? 0 : w);
+        }
+    }
+}
+
+/* Taps that some output uses. */
+static int used_taps(const filter *f, int most)
+{
+    for (; most > 1; most--) {
+        const uint16_t *weight = f->weight + (most - 1) * f->padded;
+        unsigned any = 0;
+        for (int i = 0; i < f->length; i++) any |= weight[i];
+        if (any) break;
+    }
+    return most;
+}
+
+static void mirror(filter *f)
+{
+    for (int i = 0, j = f->length - 1; i < j; i++, j--) {
+        int32_t first = f->first[i];
+        f->first[i] = f->first[j];
+        f->first[j] = first;
+    }
+    for (int t = 0; t < f->taps; t++) {
+        uint16_t *weight = f->weight + t * f->padded;
+        for (int i = 0, j = f->length - 1; i < j; i++, j--) {
+            uint16_t w = weight[i];
+            weight[i] = weight[j];
+            weight[j] = w;
+        }
+    }
+}
+
+/* The filter of an axis for a plane whose sample `origin` is the first that is there. */
+static void make_filter(filter *f, const axis *a, int out_length, int origin, int flip, uint8_t *memory)
 {
     int most = most_taps(a);
     f->length = out_length;
     f->padded = padded_length(out_length);
     f->wide = a->scale > MAX_SCALE;
-    f->taps = f->wide ? most : 1;
     f->first = carve(&memory, (size_t)f->padded * 4);
     f->gathers = carve(&memory, (size_t)f->padded / 16 * sizeof(gather));
     f->weight = carve(&memory, (size_t)f->padded * (size_t)most * 4);
     f->wide_weight = (uint32_t *)(void *)f->weight;
-    size_t size = (size_t)f->padded * (size_t)most;
-    memset(f->weight, 0, size * (f->wide ? sizeof(uint32_t) : sizeof(uint16_t)));
-    for (int i = 0; i < out_length; i++) {
-        int place = mirror ? out_length - 1 - i : i;
-        double centre = centre_of(a, i);
-        int first = first_of(a, centre), last = last_of(a, centre, first);
-        if (f->wide) {
+    if (f->wide) {
+        f->taps = most;
+        memset(f->wide_weight, 0, (size_t)f->padded * (size_t)most * sizeof *f->wide_weight);
+        for (int i = 0; i < out_length; i++) {
+            int place = flip ? out_length - 1 - i : i;
+            double centre = centre_of(a, i);
+            int first = first_of(a, centre), last = last_of(a, centre, first);
             f->first[place] = first - origin;
-            make_weights(a, centre, first, last, 1u << WIDE_BITS, f->wide_weight + (size_t)place * (size_t)most);
-            continue;
+            make_wide_weights(a, centre, first, last, f->wide_weight + (size_t)place * (size_t)most);
         }
-        uint32_t weight[MAX_TAPS + 2];
-        make_weights(a, centre, first, last, 1u << 16, weight);
-        int skipped = 0, count = last - first;
-        while (!weight[skipped]) skipped++;
-        while (!weight[count - 1]) count--;
-        f->first[place] = first + skipped - origin;
-        for (int t = skipped; t < count; t++)
-            f->weight[(t - skipped) * f->padded + place] = (uint16_t)(weight[t] > 0xFFFF ? 0xFFFF : weight[t]);
-        if (count - skipped > f->taps) f->taps = count - skipped;
+        return;
     }
-    for (int i = out_length; i < f->padded; i++) f->first[i] = f->first[out_length - 1];
-    if (!f->wide) make_gathers(f);
+    for (int i = 0; i < f->padded; i += VECTOR) make_weights(f, a, most, i);
+    f->taps = used_taps(f, most);
+    if (flip) mirror(f);
+    for (int i = 0; i < f->padded; i++) f->first[i] = i < out_length ? f->first[i] - origin : f->first[out_length - 1];
+    make_gathers(f);
 }
 
 /* --- one row, portable ------------------------------------------------------------------------------------------ */
@@ -334,31 +399,43 @@ INLINE AVX2 rgb_words convert(int16_t *const rows[3], int x, int ycc)
     return (rgb_words){rounded(red), rounded(green), rounded(blue)};
 }
 
-/* The 16 bytes from `from` on of r0 g0 b0 r1 ... of each lane. */
-#define INTERLEAVED(from)                                                                                          \
-    _mm256_or_si256(_mm256_or_si256(_mm256_shuffle_epi8(red, mask[from][0]),                                       \
-                                    _mm256_shuffle_epi8(green, mask[from][1])),                                    \
-                    _mm256_shuffle_epi8(blue, mask[from][2]))
+/* Which of 16 reds, greens and blues come at each place of the three 16-byte parts of r0 g0 b0 r1 ... */
+static const int8_t interleave[3][3][16] = {
+    {
+        {0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1, 5},
+        {-1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1},
+        {-1, -1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1},
+    },
+    {
+        {-1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1},
+        {5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10},
+        {-1, 5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1},
+    },
+    {
+        {-1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1, -1},
+        {-1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1},
+        {10, -1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15},
+    },
+};
+
+INLINE AVX2 __m256i interleaved(int part, __m256i red, __m256i green, __m256i blue)
+{
+    __m256i mask[3];
+    for (int i = 0; i < 3; i++)
+        mask[i] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)interleave[part][i]));
+    return _mm256_or_si256(_mm256_or_si256(_mm256_shuffle_epi8(red, mask[0]), _mm256_shuffle_epi8(green, mask[1])),
+                           _mm256_shuffle_epi8(blue, mask[2]));
+}
 
 /* 32 pixels a turn: writes 96 bytes for each, also for those behind the width. */
 static AVX2 void colour_avx2(int16_t *const rows[3], int ycc, int width, uint8_t *out)
 {
-    __m256i mask[3][3];
-    for (int part = 0; part < 3; part++) {
-        for (int channel = 0; channel < 3; channel++) {
-            uint8_t index[16];
-            for (int i = 0; i < 16; i++) {
-                int byte = 16 * part + i;
-                index[i] = (uint8_t)(byte % 3 == channel ? byte / 3 : 0x80);
-            }
-            mask[part][channel] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)index));
-        }
-    }
     for (int x = 0; x < width; x += VECTOR, out += 96) {
         rgb_words a = convert(rows, x, ycc), b = convert(rows, x + 8, ycc);
         __m256i red = _mm256_packus_epi16(a.red, b.red), green = _mm256_packus_epi16(a.green, b.green);
         __m256i blue = _mm256_packus_epi16(a.blue, b.blue);
-        __m256i p0 = INTERLEAVED(0), p1 = INTERLEAVED(1), p2 = INTERLEAVED(2);
+        __m256i p0 = interleaved(0, red, green, blue), p1 = interleaved(1, red, green, blue);
+        __m256i p2 = interleaved(2, red, green, blue);
         _mm256_storeu_si256((__m256i *)out, _mm256_permute2x128_si256(p0, p1, 0x20));
         _mm256_storeu_si256((__m256i *)(out + 32), _mm256_permute2x128_si256(p2, p0, 0x30));
         _mm256_storeu_si256((__m256i *)(out + 64), _mm256_permute2x128_si256(p1, p2, 0x31));
@@ -378,7 +455,7 @@ typedef struct {
 
 typedef struct {
     const uint8_t **taps; /* [most taps] */
-    uint8_t *samples;     /* a row after the vertical filter */
+    uint8_t *samples[MAX_COMPONENTS]; /* rows after the vertical filter */
     uint32_t *sums;
     int16_t *filtered[MAX_COMPONENTS];
     uint8_t *pixels; /* the last row of an output whose width is no multiple of VECTOR */
@@ -432,42 +509,46 @@ static int reserve_rows(jc_decoder *d, const resize_task *task, const channel ch
         if ((size_t)channels[i].vertical.taps > taps) taps = (size_t)channels[i].vertical.taps;
     }
     size_t samples = width + VECTOR + ROW_SLACK;
-    uint8_t *memory = reserve(&d->rows, taps * sizeof(uint8_t *) + samples * 5 + padded * (2 * MAX_COMPONENTS + 3) +
-                                            (MAX_COMPONENTS + 4) * 64);
+    uint8_t *memory = reserve(&d->rows, taps * sizeof(uint8_t *) + samples * (MAX_COMPONENTS + 4) + padded * (2 * MAX_COMPONENTS + 3) +
+                                            (2 * MAX_COMPONENTS + 4) * 64);
     if (!memory) return JC_NO_MEMORY;
     rows->taps = carve(&memory, taps * sizeof(uint8_t *));
-    rows->samples = carve(&memory, samples);
+    for (int i = 0; i < MAX_COMPONENTS; i++) rows->samples[i] = carve(&memory, samples);
     rows->sums = carve(&memory, samples * 4);
     for (int i = 0; i < MAX_COMPONENTS; i++) rows->filtered[i] = carve(&memory, padded * 2);
     rows->pixels = carve(&memory, padded * 3);
     return JC_OK;
 }
 
-static void filter_row(const channel *c, int y, int simd, const row_memory *memory, int16_t *out)
+static void filter_columns(const channel *c, int y, int simd, const row_memory *memory, uint8_t *out)
 {
-    const filter *v = &c->vertical, *h = &c->horizontal;
+    const filter *v = &c->vertical;
+    uint16_t weight[MAX_TAPS];
     for (int t = 0; t < v->taps; t++) { /* taps without weight may lie behind the last row */
         int row = v->first[y] + t < c->rows ? v->first[y] + t : c->rows - 1;
         memory->taps[t] = c->samples + row * c->stride;
+        if (!v->wide) weight[t] = v->weight[t * v->padded + y];
     }
-    uint16_t weight[MAX_TAPS + 2];
-    for (int t = 0; !v->wide && t < v->taps; t++) weight[t] = v->weight[t * v->padded + y];
     if (v->wide)
-        columns_wide(memory->taps, v->wide_weight + (size_t)y * (size_t)v->taps, v->taps, c->width, memory->sums,
-                     memory->samples);
+        columns_wide(memory->taps, v->wide_weight + (size_t)y * (size_t)v->taps, v->taps, c->width, memory->sums, out);
 #if HAVE_AVX2
     else if (simd)
-        columns_avx2(memory->taps, weight, v->taps, c->width, memory->samples);
+        columns_avx2(memory->taps, weight, v->taps, c->width, out);
 #endif
     else
-        columns_portable(memory->taps, weight, v->taps, c->width, memory->samples);
-    if (h->wide) rows_wide(h, memory->samples, out);
+        columns_portable(memory->taps, weight, v->taps, c->width, out);
+    (void)simd;
+}
+
+static void filter_row(const filter *h, int simd, const uint8_t *samples, int16_t *out)
+{
+    if (h->wide) rows_wide(h, samples, out);
 #if HAVE_AVX2
     else if (simd && h->can_gather)
-        rows_avx2(h, memory->samples, out);
+        rows_avx2(h, samples, out);
 #endif
     else
-        rows_portable(h, memory->samples, out);
+        rows_portable(h, samples, out);
     (void)simd;
 }
 
@@ -482,7 +563,10 @@ int resize_planes(jc_decoder *d, const resize_task *task, uint8_t *out)
     if (task->components == 1) rows[1] = rows[2] = rows[0];
     int ycc = task->components == 3 && task->ycc, width = task->out_width;
     for (int y = 0; y < task->out_height; y++, out += 3 * (size_t)width) {
-        for (int i = 0; i < task->components; i++) filter_row(&channels[i], y, d->simd, &memory, rows[i]);
+        /* All columns before all rows: a load from what has just been stored in other pieces would have to wait. */
+        for (int i = 0; i < task->components; i++) filter_columns(&channels[i], y, d->simd, &memory, memory.samples[i]);
+        for (int i = 0; i < task->components; i++)
+            filter_row(&channels[i].horizontal, d->simd, memory.samples[i], rows[i]);
 #if HAVE_AVX2
         if (d->simd) {
             int whole = width % VECTOR == 0;

@@ -40,12 +40,20 @@ INLINE void consume(bits *b, int count)
     b->count -= count;
 }
 
+/* Give back the last `count` bits. */
+INLINE void give_back(bits *b, int count)
+{
+    int before = b->count + count, bytes = (before + 7) >> 3;
+    const uint8_t *from = b->at - bytes;
+    *b = (bits){.at = from, .end = b->end};
+    refill(b);
+    consume(b, bytes * 8 - before);
+}
+
 /* Whether more has been consumed than there was. */
 INLINE int is_overrun(const bits *b) { return (b->at - b->end) * 8 > b->count; }
 
 /* --- symbols ----------------------------------------------------------------------------------------------------- */
-
-enum { CORRUPT_POSITION = 1 << 16 };
 
 /* The symbol at the window's top: its code's length << 8 | run << 4 | size; 0 if there is none. */
 static unsigned read_symbol(const huffman *table, uint64_t window)
@@ -68,12 +76,13 @@ INLINE int read_value(uint64_t window, int size)
 }
 
 /* One AC symbol, however long. Returns the new position. */
-static __attribute__((noinline)) int read_ac_symbol(bits *b, const huffman *table, int position, int16_t *block,
-                                                    const uint8_t *order)
+static __attribute__((noinline)) unsigned read_ac_symbol(bits *b, const huffman *table, unsigned position,
+                                                         int16_t *block, const uint8_t *order)
 {
     refill(b);
     unsigned symbol = read_symbol(table, b->window);
-    int run = symbol >> 4 & 15, size = symbol & 15;
+    unsigned run = symbol >> 4 & 15;
+    int size = symbol & 15;
     consume(b, (int)(symbol >> 8));
     if (!symbol || (!size && run && run != 15)) return CORRUPT_POSITION;
     if (!size && !run) return position + AT_END;
@@ -84,7 +93,7 @@ static __attribute__((noinline)) int read_ac_symbol(bits *b, const huffman *tabl
     return position;
 }
 
-INLINE int is_complete(int position) { return position == 64 || (unsigned)(position - AT_END - 1) < 63; }
+INLINE int is_complete(unsigned position) { return position == 64 || position - AT_END - 1 < 63; }
 
 /* The difference of a DC coefficient; *bad is set if there is none. Leaves at least 25 valid bits. */
 INLINE int read_dc(bits *b, const huffman *table, int *bad)
@@ -101,60 +110,68 @@ INLINE int read_dc(bits *b, const huffman *table, int *bad)
 
 /* --- blocks ------------------------------------------------------------------------------------------------------ */
 
-/* A block that is being decoded. */
+/* A block whose AC coefficients are being decoded. */
 typedef struct {
-    int position;
-    uint32_t entry;   /* of the last lookup, 0 after a symbol that did not fit it */
-    uint64_t before;  /* the window before it */
+    uint64_t sums;  /* of entries: bits 0-7 say how many bits are not yet taken off the count, 8-15 the position */
+    uint64_t entry; /* the last one, 0 for a symbol that did not fit */
 } progress;
+
+INLINE unsigned position_of(const progress *p) { return p->sums >> 8 & 255; }
+
+/* Settle the count of bits, and refill: 3 * LOOKUP_BITS are there then, and 2 also after a DC coefficient. */
+INLINE void settle(bits *b, progress *p)
+{
+    b->count -= p->sums & 255;
+    p->sums &= 0xFF00;
+    refill(b);
+}
 
 /* Decode one entry of the table of pairs. */
 INLINE void step(bits *b, progress *p, const huffman *table, int16_t *block, const uint8_t *order)
 {
-    uint32_t entry = table->pair[b->window >> (64 - LOOKUP_BITS)];
+    uint64_t entry = table->pair[b->window >> (64 - LOOKUP_BITS)];
     p->entry = entry;
-    p->before = b->window;
     if (UNLIKELY(!entry)) {
         bits copy = *b; /* or the state would have to live in memory */
-        p->position = read_ac_symbol(&copy, table, p->position, block, order);
+        copy.count -= p->sums & 255;
+        p->sums = (uint64_t)read_ac_symbol(&copy, table, position_of(p), block, order) << 8;
         *b = copy;
         return;
     }
+    uint64_t first = position_of(p) + (entry >> 16 & 255);
     b->window <<= entry & 63;
-    b->count -= entry & 63;
-    int first = p->position + (int)(entry >> 6 & 127);
-    p->position = first + (int)(entry >> 13 & 127);
-    block[order[p->position]] = (int16_t)((int32_t)(entry << 7) >> 27);
-    block[order[first]] = (int16_t)((int32_t)entry >> 25); /* last: without a second symbol both are the same place */
+    p->sums += entry;
+    block[order[position_of(p)]] = (int16_t)(entry >> 48);
+    block[order[first]] = (int16_t)(entry >> 32); /* without a second symbol both are the same */
 }
 
-/* A position that ends no block: give back a second symbol that belongs to the next block. Returns 0 if corrupt. */
-static __attribute__((noinline)) int give_back(bits *b, const progress *p, const huffman *table)
+/* The last position ends no block: return a second symbol that belongs to the next one. Returns 0 if corrupt. */
+static __attribute__((noinline)) int return_second(bits *b, uint64_t entry, unsigned position, const huffman *table)
 {
-    int second = p->entry >> 13 & 127;
-    if (!second || p->position - second != 64) return 0;
-    unsigned symbol = read_symbol(table, p->before);
-    int first_length = (int)(symbol >> 8) + (int)(symbol & 15);
-    b->window = p->before << first_length;
-    b->count += (int)(p->entry & 63) - first_length;
+    unsigned second = (unsigned)((entry >> 8 & 255) - (entry >> 16 & 255));
+    if (!second || position - second != 64) return 0;
+    give_back(b, (int)(entry & 255));
+    unsigned symbol = read_symbol(table, b->window);
+    consume(b, (int)(symbol >> 8) + (int)(symbol & 15));
     return 1;
 }
 
-INLINE int finish(bits *b, const progress *p, const huffman *table)
+INLINE int finish(bits *b, progress *p, const huffman *table)
 {
-    if (!UNLIKELY(!is_complete(p->position))) return 1;
+    b->count -= p->sums & 255;
+    if (!UNLIKELY(!is_complete(position_of(p)))) return 1;
     bits copy = *b;
-    int ok = give_back(&copy, p, table);
+    int ok = return_second(&copy, p->entry, position_of(p), table);
     *b = copy;
     return ok;
 }
 
 INLINE void read_rest(bits *b, progress *p, const huffman *table, int16_t *block, const uint8_t *order)
 {
-    while (p->position < 64) {
-        refill(b);
+    while (position_of(p) < 64) {
+        settle(b, p);
         step(b, p, table, block, order);
-        if (p->position >= 64) break;
+        if (position_of(p) >= 64) break;
         step(b, p, table, block, order);
     }
 }
@@ -162,13 +179,10 @@ INLINE void read_rest(bits *b, progress *p, const huffman *table, int16_t *block
 /* Pass over a block's AC coefficients, many at a time. Returns 0 if corrupt. */
 INLINE int skip_ac(bits *b, const huffman *table)
 {
-    int position = 1, before_position = 1;
-    bits before = *b;
+    unsigned position = 1, entry = 0;
     while (position < 64) {
         refill(b);
-        unsigned entry = table->skip[b->window >> (64 - LOOKUP_BITS)];
-        before_position = position;
-        before = *b;
+        entry = table->skip[b->window >> (64 - LOOKUP_BITS)];
         if (UNLIKELY(!entry)) {
             bits copy = *b;
             position = read_ac_symbol(&copy, table, position, NULL, NULL);
@@ -176,13 +190,16 @@ INLINE int skip_ac(bits *b, const huffman *table)
             continue;
         }
         consume(b, entry & 63);
-        position += (int)(entry >> 6);
+        position += entry >> 6;
     }
     if (!UNLIKELY(!is_complete(position))) return 1;
-    /* Symbols of the next block were taken with the last ones of this: one by one, then. */
-    position = before_position;
-    while (position < 64) position = read_ac_symbol(&before, table, position, NULL, NULL);
-    *b = before;
+    if (!entry) return 0;
+    /* Symbols of the next block were taken with the last ones of this: once more, one by one. */
+    bits copy = *b;
+    give_back(&copy, entry & 63);
+    position -= entry >> 6;
+    while (position < 64) position = read_ac_symbol(&copy, table, position, NULL, NULL);
+    *b = copy;
     return is_complete(position);
 }
 
@@ -260,19 +277,19 @@ INLINE int take_mcus_of_two(const scan_plan *plan, stream *streams, mcu_run run)
             streams[1].dc[c] += (uint32_t)read_dc(&b, block->dc, &bad);
             block_a[0] = (int16_t)(uint16_t)streams[0].dc[c];
             block_b[0] = (int16_t)(uint16_t)streams[1].dc[c];
-            progress pa = {.position = 1}, pb = {.position = 1};
+            progress pa = {.sums = 1 << 8}, pb = {.sums = 1 << 8};
             for (;;) {
-                refill(&a);
-                refill(&b);
+                settle(&a, &pa);
+                settle(&b, &pb);
                 step(&a, &pa, ac, block_a, order);
                 step(&b, &pb, ac, block_b, order);
-                if ((pa.position | pb.position) >= 64) break;
+                if ((position_of(&pa) | position_of(&pb)) >= 64) break;
                 step(&a, &pa, ac, block_a, order);
                 step(&b, &pb, ac, block_b, order);
-                if ((pa.position | pb.position) >= 64) break;
+                if ((position_of(&pa) | position_of(&pb)) >= 64) break;
                 step(&a, &pa, ac, block_a, order);
                 step(&b, &pb, ac, block_b, order);
-                if ((pa.position | pb.position) >= 64) break;
+                if ((position_of(&pa) | position_of(&pb)) >= 64) break;
             }
             read_rest(&a, &pa, ac, block_a, order);
             read_rest(&b, &pb, ac, block_b, order);
@@ -304,7 +321,7 @@ INLINE int take_mcus_of_one(const scan_plan *plan, stream *s, mcu_run run)
             s->dc[c] += (uint32_t)read_dc(&b, block->dc, &bad);
             int16_t *into = coefficients + lane * PAIR_LANE;
             into[0] = (int16_t)(uint16_t)s->dc[c];
-            progress p = {.position = 1};
+            progress p = {.sums = 1 << 8};
             read_rest(&b, &p, block->ac, into, plan->order);
             if (UNLIKELY(!finish(&b, &p, block->ac) || bad)) return JC_CORRUPT;
             out[lane] = block_samples(plan, block, run.row, column);
