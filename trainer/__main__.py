@@ -1,4 +1,4 @@
-"""`python -m trainer train | evaluate | report`, alone or under `accelerate launch -m trainer ...`."""
+"""`python -m trainer train | evaluate | report | bench`, alone or under `accelerate launch -m trainer ...`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,37 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
     report.set_defaults(run=_report)
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser("bench", help="how fast it is, beside others", description="Measure, side by side.")
+    kinds = bench.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    loader = kinds.add_parser(
+        "loader",
+        help="images/s out of a beton",
+        description="Measure this project's loader and its peers on the same images and crops, interleaved in one run. "
+        "The rest of the machine should be idle.",
+    )
+    loader.add_argument("beton", metavar="FILE.beton", type=Path, help="images stored as JPEG")
+    loader.add_argument(
+        "--crop", default="scale", metavar="scale|rrc|center", help="which crops to make (default: %(default)s)"
+    )
+    loader.add_argument(
+        "--workers", default="1,2", metavar="N,...", help="decoding threads or processes (default: %(default)s)"
+    )
+    loader.add_argument("--batch", type=int, default=256, metavar="N", help="images a batch (default: %(default)s)")
+    loader.add_argument("--size", type=int, default=224, metavar="PX", help="side of the crops (default: %(default)s)")
+    loader.add_argument(
+        "--images", type=int, default=4000, metavar="N", help="at least so many an epoch (default: %(default)s)"
+    )
+    loader.add_argument("--repeats", type=int, default=5, metavar="N", help="timed epochs (default: %(default)s)")
+    loader.add_argument(
+        "--peers", metavar="NAME,...", help="of ffcv, torchvision, torchvision-io, dali, tensorflow (default: all)"
+    )
+    loader.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
+    loader.set_defaults(run=_bench_loader)
 
 
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
@@ -77,6 +107,23 @@ def _report(args: argparse.Namespace) -> int:
 
     report(args.runs)
     return 0
+
+
+def _bench_loader(args: argparse.Namespace) -> int:
+    from trainer.bench.loader import Options, bench_loader, parse_peers, parse_workers
+
+    options = Options(
+        beton=args.beton,
+        crop=args.crop,
+        workers=parse_workers(args.workers),
+        batch=args.batch,
+        size=args.size,
+        images=args.images,
+        repeats=args.repeats,
+        peers=parse_peers(args.peers),
+        json=args.json,
+    )
+    return bench_loader(options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

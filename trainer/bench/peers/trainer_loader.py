@@ -1,0 +1,39 @@
+"""The loader of this project, as training opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from trainer.bench.work import Pixels, Work
+from trainer.data.beton import Beton
+from trainer.data.loader import Loader
+from trainer.data.order import Request
+
+
+class TrainerLoader:
+    """`Loader` with `workers` decoding threads, its numbers for the colour augmentation included."""
+
+    def __init__(self, work: Work, workers: int) -> None:
+        self._work = work
+        self._beton = Beton(work.beton)
+        self._loader = Loader(self._beton, work.policy(), torch.device("cpu"), threads=workers, colour_seed=work.seed)
+        self._requests: list[Request] = []
+
+    def prepare(self, epoch: int) -> None:
+        self._requests = self._work.requests(len(self._beton), epoch)
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        for batch in self._loader.load(self._requests):
+            yield batch.images
+
+    def pixels(self, batch: torch.Tensor) -> Pixels:
+        return batch.numpy()
+
+    def first_request(self) -> Request:
+        return self._requests[0]
+
+
+def open_variant(name: str, work: Work, workers: int) -> TrainerLoader:
+    return TrainerLoader(work, workers)
