@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to store")
     store = how.add_mutually_exclusive_group()
     store.add_argument(
-        "--lossless", action="store_true", help="store standard JPEGs within the cap as they are, encode only the rest"
+        "--lossless", action="store_true", help="keep every pixel of the JPEGs within the cap, encode only the rest"
     )
     store.add_argument(
         "--raw", action="store_true", help="store pixels, for small images (the default for CIFAR-10's batches)"
@@ -242,13 +243,14 @@ class _Written:
     same_size: bool
     bad: list[dict[str, str]]
     bytes_read: int
+    why_lossy: Counter[str]
 
 
 def _write(
     file: BinaryIO, source: Source, order: Indices, encoding: Encoding, options: Options, progress: ImageProgress
 ) -> _Written:
     writer = BetonWriter(file, len(order))
-    totals, bad, bytes_read = Totals(), list[dict[str, str]](), 0
+    totals, bad, bytes_read, why_lossy = Totals(), list[dict[str, str]](), 0, Counter[str]()
 
     def describe(chunk: Chunk) -> str:
         last = chunk.start + len(chunk.items) - 1
@@ -260,6 +262,7 @@ def _write(
         for chunk, converted in results:
             totals.merge(converted.totals)
             bytes_read += converted.bytes_read
+            why_lossy += converted.why_lossy
             for place, record in enumerate(converted.records, chunk.start):
                 index = order[place]
                 if not isinstance(record, Record):
@@ -271,7 +274,7 @@ def _write(
     same_size = bool(
         (images["width"] == images["width"][:1]).all() and (images["height"] == images["height"][:1]).all()
     )
-    return _Written(writer.finish(), totals, writer.samples["f1"], same_size, bad, bytes_read)
+    return _Written(writer.finish(), totals, writer.samples["f1"], same_size, bad, bytes_read, why_lossy)
 
 
 def _chunks(source: Source, order: Indices, encoding: Encoding, seed: int) -> Iterator[Chunk]:
@@ -319,6 +322,7 @@ def _manifest(
             "images": len(source),
             "bytes_read": written.bytes_read,
             "notes": source.notes,
+            "not_lossless": dict(sorted(written.why_lossy.items())),
         },
         versions=versions(),
         checksums=written.checksums,
@@ -339,7 +343,7 @@ def _describe(encoding: Encoding) -> str:
     cap = f"shorter side up to {encoding.max_short_side}" if encoding.max_short_side else "no cap on the size"
     how = {
         Store.JPEG: f"stored as JPEG of quality {encoding.quality}",
-        Store.LOSSLESS: f"JPEGs stored as they are, the rest as JPEG of quality {encoding.quality}",
+        Store.LOSSLESS: f"JPEGs kept losslessly, the rest encoded at quality {encoding.quality}",
         Store.RAW: "stored as pixels",
     }
     return f"{how[encoding.store]}, {cap}"
@@ -351,6 +355,11 @@ def _summarise(out: Path, manifest: Manifest, seconds: float) -> None:
         f"{out}: {manifest.num_samples:,} images, {len(manifest.classes):,} classes, {length / 1e6:,.1f} MB "
         f"in {seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s)"
     )
+    not_lossless: dict[str, int] = manifest.source["not_lossless"]
+    if not_lossless:
+        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in not_lossless.items())
+        quality = manifest.options["quality"]
+        print(f"{sum(not_lossless.values()):,} images not kept losslessly but encoded at quality {quality} ({reasons})")
     if manifest.skipped:
         print(f"{len(manifest.skipped):,} bad images left out, listed in {manifest_path(out)}")
     print(f"digest {manifest.digest}", flush=True)

@@ -1,5 +1,8 @@
 """One image: sniffed by content, decoded where it must be, capped, and handed back as what a beton stores.
 
+Every JPEG that comes out is baseline, with the standard Huffman tables and restart markers: its crops decode fast.
+Pillow alone decides which images are bad: what `transcode` refuses is decoded here, as all else is.
+
 EXIF orientation and colour profiles are ignored and transparency is dropped, as Pillow's `convert("RGB")`, and with it
 torchvision's ImageFolder, does.
 """
@@ -7,6 +10,7 @@ torchvision's ImageFolder, does.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -15,15 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 from PIL.Image import Resampling
-from PIL.JpegImagePlugin import JpegImageFile
 
 from trainer.data.beton import MAX_SIDE, MODE_JPEG, MODE_RAW
+from trainer.jpeg import DecodeError, TranscodeError, read_info, restart_interval, transcode
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What torchvision's ImageFolder takes, told apart by content. Pillow's other plugins stay out: one runs PostScript."""
 
 _JPEG_MAX_SIDE: Final = 65500
 """JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h."""
+
+_MCU_WIDTH: Final = 16
+"""Pixels, of the 4:2:0 that is encoded here."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -34,7 +41,7 @@ class Store(str, Enum):
     JPEG = "jpeg"
     """Every image is encoded again."""
     LOSSLESS = "lossless"
-    """Standard JPEGs within the cap are stored byte for byte, all else is encoded."""
+    """JPEGs within the cap keep their coefficients and so every pixel, all else is encoded."""
     RAW = "raw"
     """Decoded pixels."""
 
@@ -57,28 +64,73 @@ class Record(NamedTuple):
     data: bytes
 
 
+class Encoded(NamedTuple):
+    """What became of an image."""
+
+    record: Record
+    image: PIL.Image.Image | None
+    """RGB, as it was before a JPEG encoding; None if the record is a JPEG that has lost nothing."""
+    why_lossy: str | None = None
+    """Why an image file was encoded although it should have been kept losslessly."""
+
+
 class BadImage(Exception):
     """This image cannot be stored; the message says why."""
 
 
-def encode_file(data: bytes, encoding: Encoding) -> tuple[Record, PIL.Image.Image]:
-    """The record for an image file, and its pixels in RGB as they were before a JPEG encoding.
+def encode_file(data: bytes, encoding: Encoding) -> Encoded:
+    """The record for an image file.
 
     Raises:
         BadImage: empty, truncated, no image, or of a size that cannot be stored.
     """
+    why_lossy = None
+    if encoding.store is Store.LOSSLESS:
+        try:
+            return Encoded(_transcode(data, encoding.max_short_side), None)
+        except TranscodeError as error:
+            why_lossy = _kind(str(error))
     image = _decode(data)
-    rgb = _to_rgb(image)
-    capped = _cap(rgb, encoding.max_short_side)
-    if encoding.store is Store.LOSSLESS and capped is rgb and _is_standard_jpeg(image):
-        return Record(MODE_JPEG, rgb.width, rgb.height, data), rgb
-    return _record(capped, encoding), capped
+    if why_lossy is not None and image.format not in ("JPEG", "MPO"):
+        why_lossy = f"{image.format}, not JPEG"
+    capped = _cap(_to_rgb(image), encoding.max_short_side)
+    return Encoded(_record(capped, encoding), capped, why_lossy)
 
 
-def encode_pixels(pixels: Pixels, encoding: Encoding) -> tuple[Record, PIL.Image.Image]:
+def encode_pixels(pixels: Pixels, encoding: Encoding) -> Encoded:
     """`encode_file` for an image that is given as pixels, uint8 [height, width, 3]. Lossless means raw here."""
     capped = _cap(PIL.Image.fromarray(pixels), encoding.max_short_side)
-    return _record(capped, encoding, raw=encoding.store is not Store.JPEG), capped
+    return Encoded(_record(capped, encoding, raw=encoding.store is not Store.JPEG), capped)
+
+
+def _transcode(data: bytes, max_short_side: int) -> Record:
+    """The record of a JPEG within the cap. Nothing is decoded: `transcode` reads every coefficient, and refuses all
+    that Pillow refuses and more.
+
+    Raises:
+        TranscodeError: it is no such JPEG.
+    """
+    if 0 < max_short_side < _short_side(data):
+        raise TranscodeError(f"shorter side above {max_short_side}")
+    kept = transcode(data)
+    info = read_info(kept)
+    if PIL.Image.MAX_IMAGE_PIXELS and info.width * info.height > PIL.Image.MAX_IMAGE_PIXELS:
+        raise TranscodeError("too many pixels")
+    return Record(MODE_JPEG, info.width, info.height, kept)
+
+
+def _short_side(data: bytes) -> int:
+    """Pixels; 0 where `transcode` has to say what is wrong with the header."""
+    try:
+        info = read_info(data)
+    except DecodeError:
+        return 0
+    return min(info.width, info.height)
+
+
+def _kind(reason: str) -> str:
+    """The reason without what differs between files, so that files of one kind can be counted."""
+    return re.sub(r"\b(0x[0-9a-f]+|\d+)\b", "N", reason) if reason.startswith("libjpeg warns") else reason
 
 
 def _decode(data: bytes) -> PIL.Image.Image:
@@ -123,17 +175,6 @@ def _cap(image: PIL.Image.Image, max_short_side: int) -> PIL.Image.Image:
     return image.resize((width, height), Resampling.BILINEAR)
 
 
-def _is_standard_jpeg(image: PIL.Image.Image) -> bool:
-    """Whether it is a JPEG in gray or YCbCr, by libjpeg's rules (default_decompress_parms in jdapimin.c)."""
-    if not isinstance(image, JpegImageFile):
-        return False
-    if image.layers != 3 or "jfif" in image.info:
-        return image.layers in (1, 3)
-    if "adobe" in image.info:
-        return image.info.get("adobe_transform") != 0
-    return bytes(component[0] for component in image.layer) != b"RGB"
-
-
 def _record(image: PIL.Image.Image, encoding: Encoding, raw: bool | None = None) -> Record:
     raw = encoding.store is Store.RAW if raw is None else raw
     limit = MAX_SIDE if raw else _JPEG_MAX_SIDE
@@ -145,8 +186,9 @@ def _record(image: PIL.Image.Image, encoding: Encoding, raw: bool | None = None)
 
 
 def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:
-    """Baseline, 4:2:0, with the standard Huffman tables: decoders can keep their look-up tables between files."""
+    """What `transcode` would make of 4:2:0 of this quality: standard Huffman tables, restart markers within rows."""
     image.info = {}  # or comments of the source would be stored with every image
+    interval = restart_interval(-(-image.width // _MCU_WIDTH))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", restart_marker_blocks=interval)
     return buffer.getvalue()

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.restarts import describe_restarts
 from data_prep.writer import atomic_files
 from trainer.data.beton import MODE_JPEG, MODE_RAW, Beton
 from trainer.data.manifest import Manifest, load_manifest, manifest_path
@@ -66,6 +67,8 @@ def _overview(beton: Beton, manifest: Manifest | None) -> Table:
     table = _table(str(beton.path))
     table.add_row("file", f"{_bytes(beton.path.stat().st_size)}, pages of {_bytes(beton.page_size)}")
     table.add_row("images", ", ".join(f"{n:,} {MODE_NAMES[mode]}" for mode, n in zip(modes, counts, strict=True)))
+    if restarts := describe_restarts(beton):
+        table.add_row("JPEGs", restarts)
     if manifest is None:
         table.add_row("manifest", f"none ({manifest_path(beton.path).name} is not there): no class names, no checksums")
         return table
@@ -85,10 +88,12 @@ def _overview(beton: Beton, manifest: Manifest | None) -> Table:
 
 
 def _pairs(mapping: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}: {_value(value)}" for name, value in mapping.items() if value not in (None, [], ""))
+    return ", ".join(f"{name}: {_value(value)}" for name, value in mapping.items() if value not in (None, [], {}, ""))
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}: {part}" for name, part in value.items()]
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from trainer.data.crops import CenterCrop
 from trainer.data.manifest import Statistics
-from trainer.jpeg import crop_pixels
+from trainer.jpeg import Box, crop_pixels, decode, decode_crop
 
 CROP: Final = CenterCrop(size=224, resize=256)
 _DIGITS: Final = 6
@@ -39,8 +39,9 @@ class Sums:
 
     def add(self, image: npt.NDArray[np.uint8]) -> None:
         """Take in an image, uint8 [height, width, 3]."""
-        flat = image.reshape(-1, 3).astype(np.uint64)
-        self.products += flat.T @ flat
+        # Exact in float64, whose dot product is far faster than that of integers: the sums stay below 2**53.
+        planes = np.ascontiguousarray(image.reshape(-1, 3).T, np.float64)
+        self.products += np.array([[one @ other for one in planes] for other in planes]).astype(np.uint64)
         self.pixels += image
         self.images += 1
 
@@ -61,11 +62,26 @@ class Totals:
 
     def add(self, image: npt.NDArray[np.uint8]) -> None:
         """Take in an image, uint8 [height, width, 3]."""
-        self.crops = self.crops or Sums.zero((CROP.size, CROP.size, 3))
-        self.crops.add(_centre(image))
+        crop = np.empty((CROP.size, CROP.size, 3), np.uint8)
+        crop_pixels(image, _centre(image.shape[1], image.shape[0]), False, crop)
+        self._add_crop(crop)
         self._expect(image.shape)
         if self.whole:
             self.whole.add(image)
+
+    def add_jpeg(self, data: bytes, width: int, height: int) -> None:
+        """Take in an image of this size in pixels, given as JPEG; of a large one only the crop is decoded."""
+        if min(width, height) < CROP.size:
+            self.add(decode(data))
+            return
+        crop = np.empty((CROP.size, CROP.size, 3), np.uint8)
+        decode_crop(data, (width, height), _centre(width, height), False, crop)
+        self._add_crop(crop)
+        self._expect((height, width, 3))
+
+    def _add_crop(self, crop: npt.NDArray[np.uint8]) -> None:
+        self.crops = self.crops or Sums.zero(crop.shape)
+        self.crops.add(crop)
 
     def merge(self, other: Totals) -> None:
         """Take in what another process has summed up."""
@@ -106,12 +122,10 @@ class Totals:
         return statistics, (sums.pixels / sums.images).astype(np.float32)
 
 
-def _centre(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    height, width = np.array([image.shape[0]]), np.array([image.shape[1]])
-    left, top, right, bottom = CROP(np.zeros(1, np.int64), np.zeros(1, np.int64), width, height).boxes[0]
-    crop = np.empty((CROP.size, CROP.size, 3), np.uint8)
-    crop_pixels(image, (left, top, right, bottom), False, crop)
-    return crop
+def _centre(width: int, height: int) -> Box:
+    none = np.zeros(1, np.int64)
+    left, top, right, bottom = CROP(none, none, np.array([width]), np.array([height])).boxes[0].tolist()
+    return left, top, right, bottom
 
 
 def _moments(sums: Sums) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from data_prep.manifest import checksum, digest_of, page_region
 from data_prep.progress import ImageProgress
+from data_prep.restarts import describe_restarts
 from trainer.data.beton import ALLOCATION_DTYPE, HEADER_DTYPE, MODE_JPEG, Beton
 from trainer.data.manifest import Manifest, load_manifest, load_mean_image, manifest_path
 from trainer.errors import RunError, UsageError
@@ -274,7 +275,7 @@ def _praise(path: Path, has_manifest: bool) -> str:
     beton, manifest = Beton(path), load_manifest(path)
     text = f"{path}: sound: {len(beton):,} images"
     if (beton.modes == MODE_JPEG).any():
-        text += ", every JPEG decodes to its stated size"
+        text += f", every JPEG decodes to its stated size; {describe_restarts(beton)}"
     if manifest is not None:
         text += f"; every checksum matches; digest {manifest.digest}"
     return text

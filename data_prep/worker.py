@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.images import BadImage, Encoding, Record, encode_file, encode_pixels
+from data_prep.images import BadImage, Encoded, Encoding, Record, encode_file, encode_pixels
 from data_prep.sources import FileItem, Item
 from data_prep.statistics import Totals
 from trainer.errors import RunError
@@ -31,6 +32,8 @@ class Converted(NamedTuple):
     """For each image its record, or why it is bad."""
     totals: Totals
     bytes_read: int
+    why_lossy: Counter[str]
+    """How many were encoded although they should have been kept losslessly, by reason."""
 
 
 def convert_chunk(chunk: Chunk) -> Converted:
@@ -40,24 +43,33 @@ def convert_chunk(chunk: Chunk) -> Converted:
         RunError: a file cannot be read, which is no property of an image.
     """
     records: list[Record | str] = []
-    totals, bytes_read = Totals(), 0
+    totals, bytes_read, why_lossy = Totals(), 0, Counter[str]()
     for item, sampled in zip(chunk.items, chunk.sampled, strict=True):
         try:
             if isinstance(item, FileItem):
                 data = _read(item)
                 bytes_read += len(data)
-                record, image = encode_file(data, chunk.encoding)
+                encoded = encode_file(data, chunk.encoding)
             else:
                 pixels = np.frombuffer(item.pixels, np.uint8).reshape(item.height, item.width, 3)
                 bytes_read += len(item.pixels)
-                record, image = encode_pixels(pixels, chunk.encoding)
+                encoded = encode_pixels(pixels, chunk.encoding)
         except BadImage as error:
             records.append(str(error))
             continue
-        records.append(record)
+        records.append(encoded.record)
+        if encoded.why_lossy is not None:
+            why_lossy[encoded.why_lossy] += 1
         if sampled:
-            totals.add(np.asarray(image))
-    return Converted(records, totals, bytes_read)
+            _sum_up(encoded, totals)
+    return Converted(records, totals, bytes_read, why_lossy)
+
+
+def _sum_up(encoded: Encoded, totals: Totals) -> None:
+    if encoded.image is None:
+        totals.add_jpeg(encoded.record.data, encoded.record.width, encoded.record.height)
+    else:
+        totals.add(np.asarray(encoded.image))
 
 
 def record_bytes(converted: Converted) -> int:

@@ -24,11 +24,12 @@ from data_prep.convert import Options, convert, select
 from data_prep.images import Store
 from data_prep.manifest import digest_of, page_region
 from data_prep.progress import ImageProgress
+from data_prep.restarts import is_restart_marked
 from tests.samples import checksum_file
 from trainer.data.beton import MODE_JPEG, MODE_RAW, Beton
 from trainer.data.manifest import load_manifest, load_mean_image, manifest_path, mean_image_path
 from trainer.errors import UsageError
-from trainer.jpeg import decode
+from trainer.jpeg import decode, transcode
 
 Tree = dict[str, bytes]
 MakeTree = Callable[..., Tree]
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, images: Tree, write: Write)
 
 @pytest.fixture(scope="module")
 def lossless(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
-    """The images as a training set, byte for byte."""
+    """The images as a training set, transcoded."""
     out = tmp_path_factory.mktemp("lossless") / "x.beton"
     convert(Options(folder, out, store=Store.LOSSLESS))
     return out
@@ -94,7 +95,7 @@ class TestWhatIsStored:
         beton = Beton(lossless)
         classes = ["n01", "n02", "n03"]
         stored = [(classes[beton.labels[i]], bytes(beton.record(i))) for i in range(len(beton))]
-        expected = [(name.split("/")[0], images[name]) for name in sorted(images)]
+        expected = [(name.split("/")[0], transcode(images[name])) for name in sorted(images)]
         assert sorted(stored) == sorted(expected)
         assert stored != expected
         assert [expected[i] for i in select(len(expected), "train", 0, None)] == stored
@@ -114,6 +115,7 @@ class TestWhatIsStored:
         }
         assert manifest.source["kind"] == "class folders"
         assert (manifest.source["name"], manifest.source["images"]) == ("images", 37)
+        assert manifest.source["not_lossless"] == {}
         assert manifest.skipped == []
         assert set(manifest.versions) >= {"numpy", "pillow"}
 
@@ -150,7 +152,7 @@ class TestWhatIsStored:
         assert manifest.options["max_short_side"] == 0
         beton, order = Beton(tmp_path / "x.beton"), select(37, "val", 4, 9)
         names = sorted(images)
-        assert [bytes(beton.record(i)) for i in range(9)] == [images[names[i]] for i in order]
+        assert [bytes(beton.record(i)) for i in range(9)] == [transcode(images[names[i]]) for i in order]
 
     def test_class_indices_follow_the_class_file(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "classes.txt").write_text("n02\nn03\nunused\n\nn01\n")
@@ -158,6 +160,32 @@ class TestWhatIsStored:
         assert manifest.classes == ["n02", "n03", "unused", "n01"]
         assert manifest.counts == [12, 11, 0, 14]
         assert np.bincount(Beton(tmp_path / "x.beton").labels).tolist() == [12, 11, 0, 14]
+
+    @pytest.mark.parametrize("store", [Store.JPEG, Store.LOSSLESS])
+    def test_every_jpeg_is_restart_marked(self, folder: Path, tmp_path: Path, store: Store) -> None:
+        convert(Options(folder, tmp_path / "x.beton", store=store, max_short_side=44))
+        beton = Beton(tmp_path / "x.beton")
+        assert (beton.modes == MODE_JPEG).all()
+        assert all(is_restart_marked(beton.record(i)) for i in range(37))
+
+    def test_what_is_not_lossless_is_counted_by_reason(
+        self, images: Tree, write: Write, encoded: Encode, photo: Photo, tmp_path: Path, cli: Cli
+    ) -> None:
+        odd = {"n01/cmyk.JPEG": encoded(photo(0).convert("CMYK")), "n01/large.JPEG": encoded(photo(1, 99, 99))}
+        odd |= {f"n02/{i}.JPEG": encoded(photo(i), "PNG") for i in range(2)}
+        write(tmp_path / "images", {**images, **odd})
+        done = cli("convert", tmp_path / "images", tmp_path / "x.beton", "--lossless", "--max-short-side", 60)
+        manifest = load_manifest(tmp_path / "x.beton")
+        assert manifest is not None
+        assert manifest.source["not_lossless"] == {
+            "PNG, not JPEG": 2,
+            "its colours are CMYK, not YCbCr": 1,
+            "shorter side above 60": 1,
+        }
+        assert (
+            "4 images not kept losslessly but encoded at quality 90 "
+            "(PNG, not JPEG: 2; its colours are CMYK, not YCbCr: 1; shorter side above 60: 1)"
+        ) in done.stdout
 
 
 class TestSameInputSameBytes:

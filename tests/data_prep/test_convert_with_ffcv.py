@@ -16,6 +16,7 @@ import pytest
 
 from data_prep.convert import Options, convert
 from data_prep.images import Store
+from data_prep.restarts import is_restart_marked
 from trainer.data.beton import MODE_RAW, Beton
 from trainer.jpeg import decode
 
@@ -31,9 +32,10 @@ def beton(
     encoded: Callable[..., bytes],
     write: Callable[[Path, Mapping[str, bytes]], Path],
 ) -> Path:
-    """Images of one size, which FFCV's decoder of whole images needs; one of them is skipped, one is gray."""
+    """Images of one size, which FFCV's decoder of whole images needs; one is skipped, one gray, one progressive."""
     root = tmp_path_factory.mktemp("ffcv")
     files = {f"n{i % 3}/{i}.JPEG": encoded(photo(i, 64, 48), quality=95) for i in range(22)}
+    files["n2/progressive.JPEG"] = encoded(photo(31, 64, 48), progressive=True, subsampling=0)
     files["n1/gray.JPEG"] = encoded(photo(30, 64, 48).convert("L"))
     files["n1/bad.JPEG"] = b""
     write(root / "images", files)
@@ -48,12 +50,12 @@ def test_its_reader_sees_the_same_table_of_contents(beton: Path) -> None:
     assert reader.field_names == ["image", "label"]
     assert [type(handler).__name__ for handler in reader.handlers.values()] == ["RGBImageField", "IntField"]
     image = reader.metadata["f0"]
-    assert len(image) == len(ours) == 23
+    assert len(image) == len(ours) == 24
     assert image["mode"].tolist() == ours.modes.tolist()
     assert image["width"].tolist() == ours.widths.tolist()
     assert image["height"].tolist() == ours.heights.tolist()
     assert reader.metadata["f1"].tolist() == ours.labels.tolist()
-    assert reader.alloc_table["sample_id"].tolist() == list(range(23))
+    assert reader.alloc_table["sample_id"].tolist() == list(range(24))
     assert reader.alloc_table["ptr"].tolist() == image["data_ptr"].tolist() == ours.offsets.tolist()
     assert reader.alloc_table["size"].tolist() == ours.sizes.tolist()
 
@@ -69,6 +71,7 @@ def test_its_loader_yields_the_same_labels_and_pixels(beton: Path, tmp_path: Pat
             if ours.modes[i] == MODE_RAW:
                 assert image.tobytes() == ours.record(i)
             else:
+                assert is_restart_marked(ours.record(i))
                 assert np.array_equal(image, decode_with_libjpeg(bytes(ours.record(i)), image.shape))
                 assert np.abs(image.astype(int) - decode(ours.record(i))).mean() < 3
 

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import PIL.Image
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.images import BadImage, Encoding, Record, Store, encode_file, encode_pixels
+from data_prep.restarts import is_restart_marked
 from trainer.data.beton import MODE_JPEG, MODE_RAW
-from trainer.jpeg import decode
+from trainer.jpeg import decode, transcode
 
 JPEG = Encoding(Store.JPEG, 90, 0)
 LOSSLESS = Encoding(Store.LOSSLESS, 90, 0)
@@ -33,9 +35,14 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
 
+def libjpeg(data: bytes) -> np.ndarray:
+    """What libjpeg makes of a JPEG: uint8 [height, width, 3]."""
+    return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+
+
 def pixels_of(data: bytes) -> np.ndarray:
     """Stored without loss, so that conversions of colour can be seen exactly."""
-    record, _ = encode_file(data, RAW)
+    record, *_ = encode_file(data, RAW)
     return np.frombuffer(record.data, np.uint8).reshape(record.height, record.width, 3)
 
 
@@ -47,73 +54,109 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-class TestStoredBytes:
+class TestEncoded:
     def test_by_default_every_image_is_encoded_at_the_quality_in_420(self, photo: Photo, encoded: Encode) -> None:
         source = encoded(photo(0), quality=70, subsampling=0)
-        record, image = encode_file(source, JPEG)
+        record, image, why_lossy = encode_file(source, JPEG)
         assert (record.mode, record.width, record.height) == (MODE_JPEG, 48, 40)
         assert header(record).layer == [(1, 2, 2, 0), (2, 1, 1, 1), (3, 1, 1, 1)]  # type: ignore[attr-defined]
-        assert len(encode_file(source, Encoding(Store.JPEG, 30, 0))[0].data) < len(record.data)
+        assert len(encode_file(source, Encoding(Store.JPEG, 30, 0)).record.data) < len(record.data)
         assert far(decode(record.data), decode(source)) < 5
-        assert np.array_equal(np.asarray(image), decode(source)), "the pixels are those before the encoding"
+        assert image is not None
+        assert np.array_equal(np.asarray(image), libjpeg(source)), "the pixels are those before the encoding"
+        assert why_lossy is None, "nothing else was asked for"
 
     def test_a_gray_image_is_encoded_in_colour(self, photo: Photo, encoded: Encode) -> None:
-        record, _ = encode_file(encoded(photo(0).convert("L")), JPEG)
+        record, *_ = encode_file(encoded(photo(0).convert("L")), JPEG)
         assert header(record).mode == "RGB"
 
-    def test_neither_comment_nor_exif_nor_profile_is_copied(self, photo: Photo, encoded: Encode) -> None:
+    @given(width=st.integers(1, 400), height=st.integers(1, 40))
+    @settings(deadline=None, max_examples=30)
+    def test_it_is_restart_marked_as_transcoding_would(self, width: int, height: int) -> None:
+        record, *_ = encode_pixels(np.full((height, width, 3), 99, np.uint8), JPEG)
+        assert is_restart_marked(record.data)
+        assert transcode(record.data) == record.data
+
+    @pytest.mark.parametrize("encoding", [JPEG, LOSSLESS])
+    def test_neither_comment_nor_exif_nor_profile_is_copied(
+        self, photo: Photo, encoded: Encode, encoding: Encoding
+    ) -> None:
         exif = PIL.Image.Exif()
         exif[0x0112] = 6
-        record, _ = encode_file(encoded(photo(0), comment=b"private", exif=exif, icc_profile=b"profile"), JPEG)
+        record, *_ = encode_file(encoded(photo(0), comment=b"private", exif=exif, icc_profile=b"profile"), encoding)
         assert b"private" not in record.data
         assert b"Exif" not in record.data
         assert b"profile" not in record.data
 
     def test_raw_stores_the_pixels(self, photo: Photo, encoded: Encode) -> None:
         source = encoded(photo(0))
-        record, _ = encode_file(source, RAW)
+        record, *_ = encode_file(source, RAW)
         assert record.mode == MODE_RAW
-        assert record.data == decode(source).tobytes()
+        assert record.data == libjpeg(source).tobytes()
 
-    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
-    def test_lossless_keeps_standard_jpegs_byte_for_byte(
-        self, photo: Photo, encoded: Encode, options: dict[str, object]
+    def test_pixels_are_stored_raw_unless_jpeg_is_asked_for(self, photo: Photo) -> None:
+        pixels = np.asarray(photo(0, 32, 32))
+        for encoding in (RAW, LOSSLESS):
+            assert encode_pixels(pixels, encoding).record == (MODE_RAW, 32, 32, pixels.tobytes())
+        record, *_ = encode_pixels(pixels, JPEG)
+        assert (record.mode, decode(record.data).shape) == (MODE_JPEG, (32, 32, 3))
+
+
+class TestLossless:
+    @pytest.mark.parametrize(
+        "options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_blocks": 2}]
+    )
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    def test_jpegs_keep_every_pixel_and_become_restart_marked(
+        self, photo: Photo, encoded: Encode, options: dict[str, object], mode: str
     ) -> None:
-        for image in (photo(0), photo(0).convert("L")):
-            source = encoded(image, **options) + b"bytes behind the end of the image"
-            assert encode_file(source, LOSSLESS)[0] == (MODE_JPEG, 48, 40, source)
+        source = encoded(photo(0).convert(mode), **options)
+        record, image, why_lossy = encode_file(source + b"bytes behind the end of the image", LOSSLESS)
+        assert (record.mode, record.width, record.height, image, why_lossy) == (MODE_JPEG, 48, 40, None, None)
+        assert np.array_equal(libjpeg(record.data), libjpeg(source))
+        assert header(record).mode == mode
+        assert is_restart_marked(record.data)
+        assert "progressive" not in header(record).info
 
-    def test_lossless_encodes_what_is_no_standard_jpeg(self, photo: Photo, encoded: Encode) -> None:
-        sources = [
-            encoded(photo(0), "PNG"),
-            encoded(photo(0).convert("CMYK")),
-            encoded(photo(0), keep_rgb=True),
-        ]
-        for source in sources:
-            record, _ = encode_file(source, LOSSLESS)
-            assert record.data != source
+    def test_what_cannot_be_kept_is_encoded_with_a_reason(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0))
+        scan = source.rindex(b"\xff\xda")
+        for data, reason in (
+            (encoded(photo(0), "PNG"), "PNG, not JPEG"),
+            (encoded(photo(0).convert("CMYK")), "its colours are CMYK, not YCbCr"),
+            (encoded(photo(0), keep_rgb=True), "its colours are stored as RGB, not YCbCr"),
+            (
+                source[:scan] + b"abc" + source[scan:],
+                "libjpeg warns: Corrupt JPEG data: N extraneous bytes before marker N",
+            ),
+        ):
+            record, image, why_lossy = encode_file(data, LOSSLESS)
+            assert why_lossy == reason
+            assert image is not None
             assert header(record).layer[0] == (1, 2, 2, 0)  # type: ignore[attr-defined]
+            assert is_restart_marked(record.data)
 
     def test_rgb_jpegs_are_known_by_their_component_names_too(self, photo: Photo, encoded: Encode) -> None:
         source = encoded(photo(0), keep_rgb=True)
         adobe = source.index(b"\xff\xee")
         bare = source[:adobe] + source[adobe + 2 + int.from_bytes(source[adobe + 2 : adobe + 4], "big") :]
-        assert encode_file(bare, LOSSLESS)[0].data != bare
+        assert encode_file(bare, LOSSLESS).why_lossy == "its colours are stored as RGB, not YCbCr"
 
-    def test_pixels_are_stored_raw_unless_jpeg_is_asked_for(self, photo: Photo) -> None:
-        pixels = np.asarray(photo(0, 32, 32))
-        for encoding in (RAW, LOSSLESS):
-            assert encode_pixels(pixels, encoding)[0] == (MODE_RAW, 32, 32, pixels.tobytes())
-        record, _ = encode_pixels(pixels, JPEG)
-        assert (record.mode, decode(record.data).shape) == (MODE_JPEG, (32, 32, 3))
+    def test_what_is_above_the_cap_is_encoded_and_what_is_not_is_kept(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0, 48, 40))
+        assert encode_file(source, Encoding(Store.LOSSLESS, 90, 40)) == encode_file(source, LOSSLESS)
+        record, _, why_lossy = encode_file(source, Encoding(Store.LOSSLESS, 90, 20))
+        assert (record.width, record.height) == (24, 20)
+        assert why_lossy == "shorter side above 20"
 
 
 class TestCap:
     @given(width=st.integers(1, 300), height=st.integers(1, 300), cap=st.integers(1, 200))
     @settings(deadline=None, max_examples=50)
     def test_the_shorter_side_is_at_most_the_cap_and_the_shape_is_kept(self, width: int, height: int, cap: int) -> None:
-        record, image = encode_pixels(np.zeros((height, width, 3), np.uint8), Encoding(Store.RAW, 90, cap))
+        record, image, _ = encode_pixels(np.zeros((height, width, 3), np.uint8), Encoding(Store.RAW, 90, cap))
         assert min(record.width, record.height) == min(width, height, cap)
+        assert image is not None
         assert (record.width, record.height) == image.size
         scale = min(1.0, cap / min(width, height))
         assert abs(record.width - width * scale) <= 0.5
@@ -121,14 +164,8 @@ class TestCap:
 
     def test_shrinking_is_antialiased(self) -> None:
         checkers = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
-        record, _ = encode_pixels(np.stack([checkers] * 3, axis=2), Encoding(Store.RAW, 90, 16))
+        record, *_ = encode_pixels(np.stack([checkers] * 3, axis=2), Encoding(Store.RAW, 90, 16))
         assert np.ptp(np.frombuffer(record.data, np.uint8).reshape(16, 16, 3)[2:-2, 2:-2]) < 20
-
-    def test_lossless_encodes_what_is_above_the_cap_and_keeps_what_is_not(self, photo: Photo, encoded: Encode) -> None:
-        source = encoded(photo(0, 48, 40))
-        assert encode_file(source, Encoding(Store.LOSSLESS, 90, 40))[0].data == source
-        record, _ = encode_file(source, Encoding(Store.LOSSLESS, 90, 20))
-        assert (record.width, record.height) == (24, 20)
 
 
 class TestKinds:
@@ -171,7 +208,7 @@ class TestKinds:
     def test_exif_orientation_is_ignored(self, photo: Photo, encoded: Encode) -> None:
         exif = PIL.Image.Exif()
         exif[0x0112] = 6
-        record, _ = encode_file(encoded(photo(3), exif=exif), JPEG)
+        record, *_ = encode_file(encoded(photo(3), exif=exif), JPEG)
         assert (record.width, record.height) == (48, 40)
 
     def test_of_an_animation_the_first_picture_is_taken(self, photo: Photo, encoded: Encode) -> None:
@@ -194,10 +231,11 @@ class TestBadImages:
             (png(4, 4, 8, 2, b"\0" * 20), "truncated"),
         ],
     )
+    @pytest.mark.parametrize("encoding", [JPEG, LOSSLESS, RAW])
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-    def test_what_it_is_not(self, data: bytes, reason: str) -> None:
+    def test_what_it_is_not(self, data: bytes, reason: str, encoding: Encoding) -> None:
         with pytest.raises(BadImage, match=reason):
-            encode_file(data, JPEG)
+            encode_file(data, encoding)
 
     @pytest.mark.parametrize("encoding", [JPEG, LOSSLESS, RAW])
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -211,22 +249,31 @@ class TestBadImages:
         long = encoded(PIL.Image.new("RGB", (65501, 1)), "PNG")
         with pytest.raises(BadImage, match="65501x1 pixels: a side is above 65500"):
             encode_file(long, JPEG)
-        assert encode_file(long, RAW)[0].width == 65501
+        assert encode_file(long, RAW).record.width == 65501
         with pytest.raises(BadImage, match="above 65535"):
             encode_file(encoded(PIL.Image.new("RGB", (1, 65536)), "PNG"), RAW)
 
     def test_a_long_image_is_taken_if_its_capped_size_can_be_stored(self, encoded: Encode) -> None:
         long = encoded(PIL.Image.new("RGB", (66000, 4)), "PNG")
-        assert encode_file(long, Encoding(Store.JPEG, 90, 2))[0].width == 33000
+        assert encode_file(long, Encoding(Store.JPEG, 90, 2)).record.width == 33000
 
     def test_pixels_without_a_defined_range(self, encoded: Encode) -> None:
         for mode in ("F", "I"):
             with pytest.raises(BadImage, match=f"mode {mode}"):
                 encode_file(encoded(PIL.Image.new(mode, (8, 8)), "TIFF"), JPEG)
 
+    @pytest.mark.parametrize("progressive", [False, True])
+    @pytest.mark.parametrize("lacking", [1, 2, 3, 10])
+    def test_a_jpeg_that_lacks_its_last_bytes_is_never_taken_for_whole(
+        self, photo: Photo, encoded: Encode, progressive: bool, lacking: int
+    ) -> None:
+        data = encoded(photo(0, 200, 200), progressive=progressive)[:-lacking]
+        with suppress(BadImage):
+            assert encode_file(data, LOSSLESS).why_lossy == "libjpeg warns: Premature end of JPEG file"
+
     @given(data=st.data())
     @settings(deadline=None, max_examples=300)
-    def test_damaged_bytes_give_a_record_or_a_reason_and_nothing_else(
+    def test_damaged_bytes_give_a_record_or_a_reason_whatever_the_encoding(
         self, photo: Photo, encoded: Encode, data: st.DataObject
     ) -> None:
         kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF"]))
@@ -234,8 +281,15 @@ class TestBadImages:
         for _ in range(data.draw(st.integers(1, 6))):
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
         length = data.draw(st.integers(0, len(damaged)))
-        try:
-            record, image = encode_file(bytes(damaged[:length]), LOSSLESS)
-        except BadImage:
-            return
-        assert decode(record.data).shape == (record.height, record.width, 3) == np.asarray(image).shape
+        outcomes = [outcome(bytes(damaged[:length]), encoding) for encoding in (JPEG, LOSSLESS)]
+        assert isinstance(outcomes[0], str) == isinstance(outcomes[1], str), "one notion of a bad image"
+        for record in outcomes:
+            if isinstance(record, Record):
+                assert decode(record.data).shape == (record.height, record.width, 3)
+
+
+def outcome(data: bytes, encoding: Encoding) -> Record | str:
+    try:
+        return encode_file(data, encoding).record
+    except BadImage as error:
+        return str(error)

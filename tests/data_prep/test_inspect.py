@@ -67,6 +67,11 @@ class TestTables:
         ):
             assert expected in text
 
+    def test_say_whether_the_jpegs_are_restart_marked(self, beton: Path) -> None:
+        text = printed(beton)
+        assert ("restart-marked: all of 12" in text) == ("12 JPEG" in text)
+        assert ("restart-marked" in text) == ("12 JPEG" in text)
+
     def test_count_the_classes(self, beton: Path) -> None:
         rows = [line.split() for line in printed(beton).split("images a class (3 classes)")[1].splitlines()]
         for row in (["min", "3", "cat"], ["median", "4", "ant"], ["max", "5", "bee"]):

@@ -152,7 +152,7 @@ class TestDamage:
         assert page.startswith("page 0 of 1 (")
         assert image == (
             f"sample 7 (label {opened.labels[7]}, {opened.sizes[7]} bytes at offset {opened.offsets[7]}): "
-            f"not a readable JPEG ({opened.sizes[7]} bytes)"
+            f"not a JPEG ({opened.sizes[7]} bytes)"
         )
 
     def test_of_the_size_in_the_metadata(self, beton: Path) -> None:
@@ -266,8 +266,8 @@ class TestCommand:
         manifest = load_manifest(beton)
         assert manifest
         assert done.stdout == (
-            f"{beton}: sound: 13 images, every JPEG decodes to its stated size; every checksum matches; "
-            f"digest {manifest.digest}\n"
+            f"{beton}: sound: 13 images, every JPEG decodes to its stated size; restart-marked: all of 13; "
+            f"every checksum matches; digest {manifest.digest}\n"
         )
 
     def test_damaged(self, beton: Path, cli: Cli) -> None:
