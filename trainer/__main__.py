@@ -78,7 +78,9 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     loader.add_argument("--repeats", type=int, default=5, metavar="N", help="timed epochs (default: %(default)s)")
     loader.add_argument(
-        "--peers", metavar="NAME,...", help="of ffcv, torchvision, torchvision-io, dali, tensorflow (default: all)"
+        "--peers",
+        metavar="NAME,...",
+        help="of ffcv, ffcv+ours, torchvision, torchvision-io, dali, tensorflow (default: all)",
     )
     loader.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
     loader.set_defaults(run=_bench_loader)

@@ -38,7 +38,7 @@ def test_other_workers_are_refused(text: str) -> None:
 
 def test_peers_are_known_names() -> None:
     assert parse_peers("dali, ffcv,dali") == ("dali", "ffcv")
-    assert parse_peers(None) == ("ffcv", "torchvision", "torchvision-io", "dali", "tensorflow")
+    assert parse_peers(None) == ("ffcv", "ffcv+ours", "torchvision", "torchvision-io", "dali", "tensorflow")
     assert parse_peers("") == ()
 
 
@@ -144,7 +144,7 @@ def test_it_draws_a_chart_beside_the_json(run: tuple[str, dict[str, Any], Path])
 def test_ratios_are_to_stock_ffcv(photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
     out = tmp_path / "out.json"
-    done = bench(photos, *SMALL, "--peers", "ffcv", "--json", str(out))
+    done = bench(photos, *SMALL, "--crop", "rrc", "--peers", "ffcv", "--json", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     ours, ffcv = json.loads(out.read_text())["results"]
     assert ffcv["times_ffcv"]["median"] == 1

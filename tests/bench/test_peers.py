@@ -22,7 +22,7 @@ from trainer.data.order import Request
 FOLLOWING = [peer for peer in (OURS, *PEERS) if peer.name != "ffcv"]
 """Those that take boxes; FFCV draws its own."""
 
-IN_PROCESSES = [peer for peer in PEERS if peer.name in ("ffcv", "dali", "tensorflow")]
+IN_PROCESSES = [peer for peer in PEERS if peer.name in ("ffcv", "ffcv+ours", "dali", "tensorflow")]
 
 
 def images_of(variant: Variant, epoch: int) -> np.ndarray:
@@ -53,13 +53,13 @@ def test_it_makes_the_crops_that_were_asked_for(work: Work, peer: Peer, crop: Cr
         assert request.ids.tolist() == work.requests(40, epoch)[0].ids.tolist()
 
 
-@pytest.mark.slow  # they take seconds to import, and set the threads of the whole process
-@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.slow  # they take seconds to import or compile, and set the threads of the whole process
+@pytest.mark.parametrize("crop", ["scale", "center"])
 @pytest.mark.parametrize("peer", IN_PROCESSES, ids=lambda peer: peer.name)
 def test_so_do_the_others_in_their_processes(work: Work, tmp_path: Path, peer: Peer, crop: CropKind) -> None:
     if not peer.installed():
         pytest.skip(f"{peer.name} is not installed")
-    with LoaderProcess(Task(peer, replace(work, crop=crop), 2), tmp_path) as process:
+    with LoaderProcess(Task(peer, replace(work, crop=crop), 1), tmp_path) as process:
         process.warm_up()
         check = process.check()
         assert process.epoch(1).images == process.epoch(2).images == 48
@@ -67,7 +67,7 @@ def test_so_do_the_others_in_their_processes(work: Work, tmp_path: Path, peer: P
         assert check.difference is None
     else:
         assert check.difference is not None
-        assert check.difference < 12
+        assert check.difference < (1e-9 if peer.name == "ffcv+ours" else 12)
     level = np.mean([images.mean() for images in expected(replace(work, crop=crop), 0)])
     assert abs(check.level - level) < 10
 

@@ -103,13 +103,14 @@ def test_json_has_every_figure_and_every_epoch(work: Work) -> None:
     assert content["machine"]["cpu"]
     assert content["machine"]["versions"]["numpy"]
     assert content["images_per_epoch"] == work.images
+    assert content["data"]["samples"] == 40
+    assert 500 < content["data"]["mean_bytes"] < 5000
 
 
 def test_the_table_fits_100_columns_and_names_what_is_missing(work: Work) -> None:
     results = [result(peer, [56789.0, 5678.9, 567.0], n) for n in (1, 16) for peer in (OURS, *PEERS)]
     results[1].fail("OSError: a reason [with brackets]")
-    results[8].fail("OSError: a reason [with brackets]")
-    results[3] = Result(results[3].peer, 1, problem="not installed: pip install '.[bench]'")
+    results[2] = Result(results[2].peer, 1, problem="not installed: pip install '.[bench]'")
     out = io.StringIO()
     print_table(results, work, describe_machine(), 3, Console(file=out, width=100))
     lines = out.getvalue().splitlines()
@@ -120,7 +121,7 @@ def test_the_table_fits_100_columns_and_names_what_is_missing(work: Work) -> Non
         for line in lines
     )
     assert "ffcv failed: OSError: a reason [with brackets] (workers: 1)" in lines
-    assert f"{results[3].name}: not installed: pip install '.[bench]'" in lines
+    assert f"{results[2].name}: not installed: pip install '.[bench]'" in lines
     assert "3 epochs of 48 images" in out.getvalue()
 
 

@@ -43,7 +43,7 @@ def draw_chart(results: list[Result], work: Work, machine: dict[str, Any], path:
 def _draw_bar(axes: Axes, result: Result, base: Result | None, row: int, place: int, bars: int) -> None:
     rate, times = spread(result.rates), ratio(result, base)
     assert rate is not None
-    colours = OURS_COLOURS if result.name == OURS.name else PEER_COLOURS
+    colours = OURS_COLOURS if OURS.name in result.name else PEER_COLOURS
     thickness = 0.8 / bars
     middle = row - 0.4 + (place + 0.5) * thickness
     axes.barh(

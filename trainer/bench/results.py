@@ -10,6 +10,7 @@ from trainer.bench.messages import Check, Epoch
 from trainer.bench.peers import OURS, Peer
 from trainer.bench.resources import MIB
 from trainer.bench.work import Work
+from trainer.data.beton import Beton
 
 BASELINE: Final = "ffcv"
 """The loader that ratios are relative to."""
@@ -103,6 +104,7 @@ def to_json(results: list[Result], work: Work, machine: dict[str, Any]) -> dict[
     return {
         "benchmark": "loader",
         "beton": str(work.beton),
+        "data": _data(Beton(work.beton)),
         "crop": work.crop,
         "size": work.size,
         "batch": work.batch,
@@ -118,6 +120,16 @@ def to_json(results: list[Result], work: Work, machine: dict[str, Any]) -> dict[
             "idle_cpu_s": "CPU time taken while the others ran",
         },
         "results": [_row(result, results) for result in results],
+    }
+
+
+def _data(beton: Beton) -> dict[str, float]:
+    """What the rate depends on: how large the images are."""
+    return {
+        "samples": len(beton),
+        "mean_bytes": round(float(beton.sizes.mean())),
+        "mean_width": round(float(beton.widths.mean()), 1),
+        "mean_height": round(float(beton.heights.mean()), 1),
     }
 
 

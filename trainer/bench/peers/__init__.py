@@ -66,6 +66,13 @@ PEERS: Final = (
         "pip install '.[ffcv]'",
     ),
     Peer(
+        "ffcv+ours",
+        "stock FFCV Loader, os_cache, with the decoders of trainer.data.ffcv_ops",
+        "trainer.bench.peers.ffcv_loader",
+        "ffcv",
+        "pip install '.[ffcv]'",
+    ),
+    Peer(
         "torchvision",
         "DataLoader processes, Pillow (pillow-simd if installed): whole image decoded, box resized antialiased",
         "trainer.bench.peers.torchvision_loader",

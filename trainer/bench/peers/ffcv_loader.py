@@ -1,4 +1,4 @@
-"""FFCV's own Loader and decoders.
+"""FFCV's Loader, with its own decoders or with ours.
 
 Its crops and flips come from numba's generators, which cannot be seeded: they are of the same kind, and not the same.
 """
@@ -22,6 +22,7 @@ from ffcv.reader import Reader
 from ffcv.transforms import RandomHorizontalFlip, ToTensor
 
 from trainer.bench.work import Pixels, Work
+from trainer.data.ffcv_ops import CropDecoder
 from trainer.data.order import Request
 from trainer.recipe import DataRecipe
 
@@ -57,15 +58,14 @@ class ScaleCropRGBImageDecoder(ResizedCropRGBImageDecoder):  # type: ignore[misc
 class FfcvLoader:
     """`ffcv.loader.Loader` in random order. A small data set is repeated to the length of an epoch."""
 
-    def __init__(self, work: Work, workers: int) -> None:
+    def __init__(self, work: Work, workers: int, transforms: list[Any]) -> None:
         self._work = work
         reader = Reader(str(work.beton))
         handlers = reader.handlers
         image = next(name for name, field in handlers.items() if isinstance(field, RGBImageField))
         label = next(name for name, field in handlers.items() if isinstance(field, IntField))
-        flips = [] if work.crop == "center" else [RandomHorizontalFlip()]
         pipelines: dict[str, list[Any] | None] = dict.fromkeys(handlers)
-        pipelines[image] = [_decoder(work), *flips, ToTensor()]
+        pipelines[image] = [*transforms, ToTensor()]
         pipelines[label] = [IntDecoder(), ToTensor()]
         self._place = [name for name in handlers if pipelines[name]].index(image)
         requests = work.requests(int(reader.num_samples), 0)
@@ -91,20 +91,42 @@ class FfcvLoader:
         return batch.numpy()
 
     def first_request(self) -> Request | None:
-        if self._work.crop != "center":
-            return None
+        return self._first_request(0) if self._work.crop == "center" else None
+
+    def _first_request(self, epoch: int) -> Request:
         ids = np.asarray(self._loader.next_traversal_order()[: self._work.batch], np.int64)
-        return Request(np.zeros_like(ids), ids)
+        return Request(np.full_like(ids, epoch), ids)
 
 
-def _decoder(work: Work) -> Any:
+class OursInFfcv(FfcvLoader):
+    """The same Loader with `trainer.data.ffcv_ops` in the place of its decoder and flip."""
+
+    def __init__(self, work: Work, workers: int) -> None:
+        self._decoder = CropDecoder(work.policy())
+        self._epoch = 0
+        super().__init__(work, workers, [self._decoder])
+
+    def prepare(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._decoder.set_epoch(epoch)
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        yield from super().batches()
+        self._decoder.check()
+
+    def first_request(self) -> Request:
+        return self._first_request(self._epoch)
+
+
+def _stock(work: Work) -> list[Any]:
+    size = (work.size, work.size)
     if work.crop == "scale":
         data = DataRecipe()
-        return ScaleCropRGBImageDecoder(work.size, data.min_side, data.max_side)
+        return [ScaleCropRGBImageDecoder(work.size, data.min_side, data.max_side), RandomHorizontalFlip()]
     if work.crop == "rrc":
-        return RandomResizedCropRGBImageDecoder((work.size, work.size))
-    return CenterCropRGBImageDecoder((work.size, work.size), work.size / work.resize)
+        return [RandomResizedCropRGBImageDecoder(size), RandomHorizontalFlip()]
+    return [CenterCropRGBImageDecoder(size, work.size / work.resize)]
 
 
 def open_variant(name: str, work: Work, workers: int) -> FfcvLoader:
-    return FfcvLoader(work, workers)
+    return FfcvLoader(work, workers, _stock(work)) if name == "ffcv" else OursInFfcv(work, workers)
