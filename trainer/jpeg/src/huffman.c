@@ -11,74 +11,79 @@
 
 enum { MAX_ADVANCE = 32 };
 
-typedef struct {
-    int length; /* of the code; 0: it does not fit the bits that are left */
-    int run, size;
-    int is_end;
-} symbol;
+/* For the next LOOKUP_BITS bits, bits behind those that matter being zero: the symbol (run << 4 | size) that they begin
+ * with in bits 0-7, and the length of its code from 8 on; 0 for none, and none for a longer code. */
+typedef uint16_t symbol_table[1 << LOOKUP_BITS];
 
-/* The symbol at the top of the lowest `bits` bits of `window`. */
-static symbol first_symbol(const huffman *table, unsigned window, int bits)
+/* Canonical codes ascend: each fills the entries behind those of the one before. */
+static void find_symbols(const huffman *table, const uint8_t counts[16], symbol_table symbols)
 {
-    unsigned aligned = (window << (16 - bits)) & 0xFFFF;
-    for (int length = 1; length <= bits && length <= 16; length++) {
-        if ((int32_t)aligned > table->max_code[length]) continue;
-        int value = table->symbols[((int)(aligned >> (16 - length)) + table->offset[length]) & 255];
-        return (symbol){length, value >> 4, value & 15, value == 0};
-    }
-    return (symbol){0};
+    int filled = 0, index = 0;
+    for (int length = 1; length <= LOOKUP_BITS; length++)
+        for (int i = 0; i < counts[length - 1]; i++, index++)
+            for (int j = 0; j < 1 << (LOOKUP_BITS - length); j++)
+                symbols[filled++] = (uint16_t)(length << 8 | table->symbols[index]);
+    memset(symbols + filled, 0, sizeof(symbol_table) - (size_t)filled * sizeof *symbols);
 }
 
 /* A run and nothing behind it has a meaning only as the end (0) and as sixteen zeros (0xF0); others are corrupt. */
-static int is_legal(symbol s) { return s.size || s.is_end || s.run == 15; }
+static void drop_illegal(symbol_table symbols)
+{
+    for (int i = 0; i < 1 << LOOKUP_BITS; i++) {
+        int symbol = symbols[i] & 255;
+        if (!(symbol & 15) && symbol != 0 && symbol != 0xF0) symbols[i] = 0;
+    }
+}
 
 /* The value of the `size` bits in `bits` (F.2.2.1, EXTEND). */
-static int extend(unsigned bits, int size)
+INLINE int extend(unsigned bits, int size)
 {
-    if (!size) return 0;
-    return bits >> (size - 1) ? (int)bits : (int)bits - (1 << size) + 1;
+    int negative = -!(bits >> (size - 1) & 1);
+    return (int)bits + (negative & (1 - (1 << size)));
 }
 
 typedef struct {
-    symbol symbol;
-    int total, value, advance;
+    int length; /* of code and value; 0: they do not fit */
+    int value, advance;
+    int is_end;
 } valued;
 
-/* The first symbol with its value, if both fit `bits` bits. */
-static int read_valued(const huffman *table, unsigned window, int bits, valued *out)
+/* The first symbol of a window with its value, if both fit `bits` bits. */
+INLINE valued read_valued(const symbol_table symbols, unsigned window, int bits)
 {
-    symbol s = first_symbol(table, window, bits);
-    if (!s.length || !is_legal(s) || s.length + s.size > bits) return 0;
-    unsigned value = (window >> (bits - s.length - s.size)) & ((1u << s.size) - 1);
-    *out = (valued){s, s.length + s.size, extend(value, s.size), s.is_end ? AT_END : s.run + 1};
-    return 1;
+    unsigned symbol = symbols[window];
+    int size = symbol & 15, length = (int)(symbol >> 8) + size, run = symbol >> 4 & 15;
+    if (!symbol || length > bits) return (valued){0};
+    if (!size) return (valued){length, 0, run ? run + 1 : AT_END, !run};
+    unsigned value = window >> (LOOKUP_BITS - length) & ((1u << size) - 1);
+    return (valued){length, extend(value, size), run + 1, 0};
 }
 
-static uint64_t pair_entry(const huffman *table, unsigned window)
+/* What is left of a window behind its first `length` bits. */
+INLINE unsigned behind(unsigned window, int length) { return window << length & ((1u << LOOKUP_BITS) - 1); }
+
+static uint64_t pair_entry(const symbol_table symbols, unsigned window)
 {
-    valued first, second;
-    if (!read_valued(table, window, LOOKUP_BITS, &first)) return 0;
-    int length = first.total, advance = first.advance, last_value = first.value, left = LOOKUP_BITS - length;
-    if (!first.symbol.is_end && read_valued(table, window & ((1u << left) - 1), left, &second)) {
-        length += second.total;
-        advance += second.advance;
-        last_value = second.value;
-    }
+    valued first = read_valued(symbols, window, LOOKUP_BITS), second = {0};
+    if (!first.length) return 0;
+    if (!first.is_end) second = read_valued(symbols, behind(window, first.length), LOOKUP_BITS - first.length);
+    int length = first.length + second.length, advance = first.advance + second.advance;
+    int last_value = second.length ? second.value : first.value;
     return (uint64_t)length | (uint64_t)advance << 8 | (uint64_t)first.advance << 16 |
            (uint64_t)(uint16_t)first.value << 32 | (uint64_t)(uint16_t)last_value << 48;
 }
 
-static uint16_t skip_entry(const huffman *table, unsigned window)
+static uint16_t skip_entry(const symbol_table symbols, unsigned window)
 {
     int total = 0, advance = 0;
     while (total < LOOKUP_BITS) {
-        int left = LOOKUP_BITS - total;
-        symbol s = first_symbol(table, window & ((1u << left) - 1), left);
-        if (!s.length || !is_legal(s)) break;
-        if (s.is_end) return (uint16_t)((total + s.length) | (advance + AT_END) << 6);
-        if (advance + s.run + 1 > MAX_ADVANCE) break;
-        total += s.length + s.size;
-        advance += s.run + 1;
+        unsigned symbol = symbols[behind(window, total)];
+        int length = (int)(symbol >> 8), run = symbol >> 4 & 15, size = symbol & 15;
+        if (!symbol || length > LOOKUP_BITS - total) break;
+        if (!size && !run) return (uint16_t)((total + length) | (advance + AT_END) << 6);
+        if (advance + run + 1 > MAX_ADVANCE) break;
+        total += length + size;
+        advance += run + 1;
     }
     return (uint16_t)(total | advance << 6);
 }
@@ -92,7 +97,7 @@ static int build_codes(huffman *table, huffman_spec spec)
         table->offset[length] = index - code;
         code += count;
         index += count;
-        if (code > 1 << length) return JC_BAD_HEADER;
+        if (code >= 1 << length) return JC_BAD_HEADER; /* no code is all ones (C.2): nothing decodes from ones */
         table->max_code[length] = count ? (code << (16 - length)) - 1 : -1;
         code <<= 1;
     }
@@ -110,13 +115,16 @@ int build_huffman(huffman *table, huffman_spec spec, int is_ac)
     table->spec_size = 0;
     int status = build_codes(table, spec);
     if (status != JC_OK) return status;
-    for (unsigned i = 0; i < 1u << SHORT_BITS; i++) {
-        symbol s = first_symbol(table, i, SHORT_BITS);
-        table->single[i] = (uint16_t)(s.length ? s.length << 8 | s.run << 4 | s.size : 0);
+    symbol_table symbols;
+    find_symbols(table, spec.counts, symbols);
+    for (int i = 0; i < 1 << SHORT_BITS; i++) {
+        unsigned symbol = symbols[i << (LOOKUP_BITS - SHORT_BITS)];
+        table->single[i] = (uint16_t)(symbol >> 8 <= SHORT_BITS ? symbol : 0);
     }
+    if (is_ac) drop_illegal(symbols);
     for (unsigned i = 0; is_ac && i < 1u << LOOKUP_BITS; i++) {
-        table->pair[i] = pair_entry(table, i);
-        table->skip[i] = skip_entry(table, i);
+        table->pair[i] = pair_entry(symbols, i);
+        table->skip[i] = skip_entry(symbols, i);
     }
     memcpy(table->spec, spec.counts, (size_t)size);
     table->spec_size = size;

@@ -5,13 +5,14 @@
  * decoding is a chain of dependent steps, and two chains fill the processor where one leaves it waiting. Their blocks
  * also go through the inverse DCT side by side.
  *
- * Reading past the end. A segment is copied, without its stuffed zeros, into a buffer with SLACK bytes behind it. A
- * block consumes at most 64 * (16 + 15) bits, 248 bytes, and every block begins with a check that the position is not
- * behind the end; so no read leaves the buffer, and what was read from behind the end is an error afterwards.
+ * Reading past the end. A segment is copied, without its stuffed zeros, into a buffer with SLACK bytes behind it, the
+ * first eight of them all ones. No code is all ones, so no symbol begins there with one: a symbol that reaches over the
+ * end takes at most 30 bits of them, and the next one is corrupt. So no read leaves the buffer, decoding ends, and its
+ * result does not depend on what an earlier image left behind.
  */
 #include "internal.h"
 
-enum { SLACK = 512 };
+enum { GUARD = 8, SLACK = 64 };
 
 /* --- bits -------------------------------------------------------------------------------------------------------- */
 
@@ -52,6 +53,9 @@ INLINE void give_back(bits *b, int count)
 
 /* Whether more has been consumed than there was. */
 INLINE int is_overrun(const bits *b) { return (b->at - b->end) * 8 > b->count; }
+
+/* What a code that does not exist means: within the last 16 bits, that the rest of it is missing. */
+static int failure(const bits *b) { return (b->at - b->end) * 8 + 16 > b->count ? JC_TRUNCATED : JC_CORRUPT; }
 
 /* --- symbols ----------------------------------------------------------------------------------------------------- */
 
@@ -242,10 +246,9 @@ INLINE int skip_mcus(const scan_plan *plan, stream *s, int count)
     for (int mcu = 0; mcu < count; mcu++) {
         for (int i = 0; i < plan->blocks; i++) {
             const block_plan *block = &plan->block[i];
-            if (UNLIKELY(b.at > b.end + 8)) return JC_TRUNCATED;
             refill(&b);
             s->dc[block->component] += (uint32_t)read_dc(&b, block->dc, &bad);
-            if (UNLIKELY(!skip_ac(&b, block->ac) || bad)) return JC_CORRUPT;
+            if (UNLIKELY(!skip_ac(&b, block->ac) || bad)) return failure(&b);
         }
     }
     s->bits = b;
@@ -270,7 +273,6 @@ INLINE int take_mcus_of_two(const scan_plan *plan, stream *streams, mcu_run run)
             const block_plan *block = &plan->block[i];
             const huffman *ac = block->ac;
             int c = block->component;
-            if (UNLIKELY((a.at > a.end + 8) | (b.at > b.end + 8))) return JC_TRUNCATED;
             refill(&a);
             refill(&b);
             streams[0].dc[c] += (uint32_t)read_dc(&a, block->dc, &bad);
@@ -293,7 +295,10 @@ INLINE int take_mcus_of_two(const scan_plan *plan, stream *streams, mcu_run run)
             }
             read_rest(&a, &pa, ac, block_a, order);
             read_rest(&b, &pb, ac, block_b, order);
-            if (UNLIKELY(!finish(&a, &pa, ac) || !finish(&b, &pb, ac) || bad)) return JC_CORRUPT;
+            if (UNLIKELY(!finish(&a, &pa, ac) || !finish(&b, &pb, ac) || bad)) {
+                int status = failure(&a);
+                return status == JC_TRUNCATED ? status : failure(&b);
+            }
             uint8_t *out = block_samples(plan, block, run.row, column);
             plan->idct(block_a, plan->quant[i], out, out + plan->mcu_height[c], plan->stride[c], plan->stride[c]);
         }
@@ -316,14 +321,13 @@ INLINE int take_mcus_of_one(const scan_plan *plan, stream *s, mcu_run run)
         for (int i = 0; i < plan->blocks; i++) {
             const block_plan *block = &plan->block[i];
             int c = block->component, lane = i & 1;
-            if (UNLIKELY(b.at > b.end + 8)) return JC_TRUNCATED;
             refill(&b);
             s->dc[c] += (uint32_t)read_dc(&b, block->dc, &bad);
             int16_t *into = coefficients + lane * PAIR_LANE;
             into[0] = (int16_t)(uint16_t)s->dc[c];
             progress p = {.sums = 1 << 8};
             read_rest(&b, &p, block->ac, into, plan->order);
-            if (UNLIKELY(!finish(&b, &p, block->ac) || bad)) return JC_CORRUPT;
+            if (UNLIKELY(!finish(&b, &p, block->ac) || bad)) return failure(&b);
             out[lane] = block_samples(plan, block, run.row, column);
             stride[lane] = plan->stride[c];
             if (lane) {
@@ -452,6 +456,7 @@ static void open_stream(const region *r, stream *s, size_t segment, int lane)
     const uint8_t *begin = r->header->scan + r->starts[segment] + behind_marker;
     const uint8_t *end = r->header->scan + r->starts[segment + 1];
     size_t length = r->functions->destuff(r->buffer[lane], begin, end);
+    memset(r->buffer[lane] + length, 0xFF, GUARD);
     *s = (stream){.bits = {.at = r->buffer[lane], .end = r->buffer[lane] + length}};
 }
 
@@ -553,6 +558,14 @@ static int make_plan(scan_plan *plan, jc_decoder *decoder, const header *h)
     return JC_OK;
 }
 
+/* A block takes two bits at the least. So memory and time are bounded by the size of the file, whatever it declares. */
+static int check_bits(const header *h, mcu_rectangle in)
+{
+    int64_t mcus = (int64_t)(in.right - in.left) * (in.bottom - in.top), blocks = 0;
+    for (int i = 0; i < h->components; i++) blocks += h->component[i].h * h->component[i].v;
+    return mcus * blocks > 4 * (int64_t)(h->end - h->scan) ? JC_TRUNCATED : JC_OK;
+}
+
 int decode_rectangle(jc_decoder *decoder, const header *h, mcu_rectangle rectangle)
 {
     scan_plan plan;
@@ -561,7 +574,8 @@ int decode_rectangle(jc_decoder *decoder, const header *h, mcu_rectangle rectang
         width[i] = (rectangle.right - rectangle.left) * 8 * h->component[i].h;
         height[i] = (rectangle.bottom - rectangle.top) * 8 * h->component[i].v;
     }
-    int status = reserve_planes(decoder, h->components, width, height);
+    int status = check_bits(h, rectangle);
+    if (status == JC_OK) status = reserve_planes(decoder, h->components, width, height);
     if (status == JC_OK) status = make_plan(&plan, decoder, h);
     if (status != JC_OK) return status;
     for (int i = 0; i < h->components; i++) {
