@@ -5,7 +5,7 @@
  * weights 1 - |distance| / support are normalised over the pixels that exist.
  *
  * Two precisions. Up to a scale of MAX_SCALE, weights have 16 bits, their products 8 bits after the point: truncation
- * costs at most taps / 256, half of which the rounding gives back. Above it, exact sums of 22-bit weights.
+ * costs at most 1 / 256 a tap, half of which a bias gives back. Above it, exact sums of 22-bit weights.
  */
 #include "internal.h"
 
@@ -28,6 +28,7 @@ typedef struct {
 typedef struct {
     int length, padded;      /* outputs; rounded up */
     int taps;
+    int bias;                /* half of the taps that the support has room for: the same for every crop at a scale */
     int wide;
     int can_gather;          /* any eight neighbours read from 16 samples */
     int32_t *first;          /* [padded] */
@@ -207,6 +208,7 @@ static void make_filter(filter *f, const axis *a, int out_length, int origin, in
     int most = most_taps(a);
     f->length = out_length;
     f->padded = padded_length(out_length);
+    f->bias = (int)(a->support + 0.5);
     f->wide = a->scale > MAX_SCALE;
     f->first = carve(&memory, (size_t)f->padded * 4);
     f->gathers = carve(&memory, (size_t)f->padded / 16 * sizeof(gather));
@@ -234,10 +236,11 @@ static void make_filter(filter *f, const axis *a, int out_length, int origin, in
 /* --- one row, portable ------------------------------------------------------------------------------------------ */
 
 /* Rows of samples to one row: sum of rows[t] * weight[t]. */
-static void columns_portable(const uint8_t *const *rows, const uint16_t *weight, int taps, int width, uint8_t *out)
+static void columns_portable(const uint8_t *const *rows, const uint16_t *weight, int taps, int bias, int width,
+                             uint8_t *out)
 {
     for (int x = 0; x < width; x++) {
-        uint16_t sum = (uint16_t)(128 + taps / 2);
+        uint16_t sum = (uint16_t)(128 + bias);
         for (int t = 0; t < taps; t++) sum = (uint16_t)(sum + (rows[t][x] * (uint32_t)weight[t] >> 8));
         out[x] = (uint8_t)(sum >> 8);
     }
@@ -258,7 +261,7 @@ static void columns_wide(const uint8_t *const *rows, const uint32_t *weight, int
 static void rows_portable(const filter *f, const uint8_t *samples, int16_t *out)
 {
     for (int i = 0; i < f->padded; i++) {
-        uint16_t sum = (uint16_t)(f->taps / 2);
+        uint16_t sum = (uint16_t)f->bias;
         for (int t = 0; t < f->taps; t++)
             sum = (uint16_t)(sum + (samples[f->first[i] + t] * (uint32_t)f->weight[t * f->padded + i] >> 8));
         out[i] = (int16_t)(sum >> (8 - FRACTION_BITS));
@@ -311,10 +314,11 @@ static void colour_portable(int16_t *const rows[3], int ycc, int width, uint8_t 
 #if HAVE_AVX2
 #include <immintrin.h>
 
-INLINE AVX2 void columns_of(const uint8_t *const *rows, const uint16_t *weight, const int taps, int width, uint8_t *out)
+INLINE AVX2 void columns_of(const uint8_t *const *rows, const uint16_t *weight, const int taps, int bias, int width,
+                            uint8_t *out)
 {
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i half = _mm256_set1_epi16((short)(128 + taps / 2));
+    const __m256i half = _mm256_set1_epi16((short)(128 + bias));
     for (int x = 0; x < width; x += 32) {
         __m256i low = half, high = half;
         for (int t = 0; t < taps; t++) {
@@ -328,20 +332,21 @@ INLINE AVX2 void columns_of(const uint8_t *const *rows, const uint16_t *weight, 
     }
 }
 
-static AVX2 void columns_avx2(const uint8_t *const *rows, const uint16_t *weight, int taps, int width, uint8_t *out)
+static AVX2 void columns_avx2(const uint8_t *const *rows, const uint16_t *weight, int taps, int bias, int width,
+                              uint8_t *out)
 {
     switch (taps) { /* known numbers of taps unroll */
-    case 1: columns_of(rows, weight, 1, width, out); break;
-    case 2: columns_of(rows, weight, 2, width, out); break;
-    case 3: columns_of(rows, weight, 3, width, out); break;
-    case 4: columns_of(rows, weight, 4, width, out); break;
-    default: columns_of(rows, weight, taps, width, out); break;
+    case 1: columns_of(rows, weight, 1, bias, width, out); break;
+    case 2: columns_of(rows, weight, 2, bias, width, out); break;
+    case 3: columns_of(rows, weight, 3, bias, width, out); break;
+    case 4: columns_of(rows, weight, 4, bias, width, out); break;
+    default: columns_of(rows, weight, taps, bias, width, out); break;
     }
 }
 
 INLINE AVX2 void rows_of(const filter *f, const uint8_t *samples, const int taps, int16_t *out)
 {
-    const __m256i half = _mm256_set1_epi16((short)(taps / 2));
+    const __m256i half = _mm256_set1_epi16((short)f->bias);
     for (int g = 0; g < f->padded / 16; g++) {
         const gather *from = &f->gathers[g];
         const uint8_t *a = samples + from->base[0], *b = samples + from->base[1];
@@ -461,7 +466,10 @@ typedef struct {
     uint8_t *pixels; /* the last row of an output whose width is no multiple of VECTOR */
 } row_memory;
 
-static int is_same_filter(const axis *a, const axis *b) { return memcmp(a, b, sizeof *a) == 0; }
+static int is_same_filter(const axis *a, const axis *b)
+{
+    return a->low == b->low && a->scale == b->scale && a->length == b->length;
+}
 
 static int make_channels(jc_decoder *d, const resize_task *task, channel channels[])
 {
@@ -533,10 +541,10 @@ static void filter_columns(const channel *c, int y, int simd, const row_memory *
         columns_wide(memory->taps, v->wide_weight + (size_t)y * (size_t)v->taps, v->taps, c->width, memory->sums, out);
 #if HAVE_AVX2
     else if (simd)
-        columns_avx2(memory->taps, weight, v->taps, c->width, out);
+        columns_avx2(memory->taps, weight, v->taps, v->bias, c->width, out);
 #endif
     else
-        columns_portable(memory->taps, weight, v->taps, c->width, out);
+        columns_portable(memory->taps, weight, v->taps, v->bias, c->width, out);
     (void)simd;
 }
 
