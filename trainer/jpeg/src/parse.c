@@ -115,7 +115,7 @@ static int read_scan(bytes segment, header *h, const colour_markers *markers)
 static void read_app(int marker, bytes segment, colour_markers *markers)
 {
     ptrdiff_t length = segment.end - segment.at;
-    if (marker == APP0 && length >= 12 && memcmp(segment.at, "JFIF", 5) == 0) markers->jfif = 1;
+    if (marker == APP0 && length >= 14 && memcmp(segment.at, "JFIF", 5) == 0) markers->jfif = 1;
     if (marker == APP14 && length >= 12 && memcmp(segment.at, "Adobe", 5) == 0) {
         markers->adobe = 1;
         markers->adobe_transform = segment.at[11];
