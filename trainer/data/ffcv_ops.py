@@ -21,9 +21,10 @@ the Loader, a record that does not decode comes out black, is warned of, and rai
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from ctypes import CFUNCTYPE, c_int64, c_uint8, c_void_p
 from dataclasses import replace
 from queue import Empty, Full
@@ -44,7 +45,7 @@ from trainer.errors import RunError
 from trainer.jpeg.native import CROP_DTYPE, KIND_JPEG, KIND_RGB, Pool, explain
 
 POLL_SECONDS: Final = 0.5
-"""How often FFCV's thread, when the queue is full, looks whether its consumer has left: as FFCV does it."""
+"""How often FFCV's thread, when the queue is full, looks whether its consumer has left."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -198,6 +199,8 @@ class CheckedPass(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
         describe: how errors name a sample.
     """
 
+    iter_ixes: Iterator[Sequence[int] | Ints]
+
     def __init__(
         self,
         loader: Loader,
@@ -215,17 +218,20 @@ class CheckedPass(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
 
     def run(self) -> None:
         """FFCV's thread."""
-        if self._batches is not None:
-            self.iter_ixes = iter(self._batches)
+        # FFCV itself looks whether its consumer has left when the queue is full, and only then.
+        batches = self.iter_ixes if self._batches is None else self._batches
+        self.iter_ixes = itertools.takewhile(lambda _: not self.terminate_event.is_set(), batches)
         try:
             super().run()
         except BaseException as error:
             self._error = error
             self._put_end()
 
-    def run_pipeline(self, *arguments: Any) -> tuple[Any, ...]:
+    def run_pipeline(self, number: int, samples: Sequence[int], *memory: Any) -> tuple[Any, ...]:
         """Make one batch, in FFCV's thread."""
-        batch: tuple[Any, ...] = super().run_pipeline(*arguments)
+        if len(samples) > self.loader.batch_size:  # compiled code would write beyond the end
+            raise ValueError(f"a batch of {len(samples)} in a Loader of batches of {self.loader.batch_size}")
+        batch: tuple[Any, ...] = super().run_pipeline(number, samples, *memory)
         for decoder in self._decoders:
             decoder.check()
         return batch
