@@ -249,7 +249,6 @@ class _Written:
 def _write(
     file: BinaryIO, source: Source, order: Indices, encoding: Encoding, options: Options, progress: ImageProgress
 ) -> _Written:
-    writer = BetonWriter(file, len(order))
     totals, bad, bytes_read, why_lossy = Totals(), list[dict[str, str]](), 0, Counter[str]()
 
     def describe(chunk: Chunk) -> str:
@@ -258,7 +257,10 @@ def _write(
 
     chunks = _chunks(source, order, encoding, options.seed)
     workers = min(options.workers, -(-len(order) // CHUNK_IMAGES))
-    with closing(map_in_order(convert_chunk, chunks, workers, record_bytes, describe)) as results:
+    with (
+        closing(BetonWriter(file, len(order))) as writer,
+        closing(map_in_order(convert_chunk, chunks, workers, record_bytes, describe)) as results,
+    ):
         for chunk, converted in results:
             totals.merge(converted.totals)
             bytes_read += converted.bytes_read
@@ -270,11 +272,12 @@ def _write(
                 elif not bad or options.skip_bad:
                     writer.append(record, source.labels[index])
             progress.update(chunk.start + len(chunk.items), len(bad))
+        checksums = writer.finish()
     images = writer.samples["f0"]
     same_size = bool(
         (images["width"] == images["width"][:1]).all() and (images["height"] == images["height"][:1]).all()
     )
-    return _Written(writer.finish(), totals, writer.samples["f1"], same_size, bad, bytes_read, why_lossy)
+    return _Written(checksums, totals, writer.samples["f1"], same_size, bad, bytes_read, why_lossy)
 
 
 def _chunks(source: Source, order: Indices, encoding: Encoding, seed: int) -> Iterator[Chunk]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -30,6 +31,9 @@ from trainer.files import sync
 PAGE_SIZE: Final = 8 << 20
 """FFCV's default. The pages of the checksums have this size always, those of the file unless a record is larger."""
 
+THREADS: Final = 4
+"""They write and sum up pages, which would else be the limit for many worker processes."""
+
 _MAX_PAGE_SIZE: Final = 1 << 31
 """The largest power of two that the header can hold."""
 
@@ -38,7 +42,7 @@ _METADATA: Final = metadata_offset(len(_FIELDS))
 
 
 class BetonWriter:
-    """Appends records to an open, empty file; `finish` completes it.
+    """Appends records to an open, empty file; `finish` completes it. `close` before the file, also after an error.
 
     As in FFCV's files, no record crosses a multiple of the page size, so that its Loader can read page by page. A
     record that is larger than a page makes the pages of the whole file larger: what lies within pages of one size also
@@ -54,15 +58,15 @@ class BetonWriter:
         self._samples = np.zeros(capacity, SAMPLE_DTYPE)
         self._allocations = np.zeros(capacity, ALLOCATION_DTYPE)
         self._page_size = PAGE_SIZE
-        self._checksum = hashlib.sha256()
-        self._checksums: list[str] = []
         self._first_page = align_up(_METADATA + self._samples.nbytes, PAGE_SIZE)
         self._position = self._first_page
         self._count = 0
-        file.seek(self._first_page)
+        self._page = bytearray()  # what has been appended since the last multiple of PAGE_SIZE
+        self._pages: list[Future[str]] = []
+        self._threads = ThreadPoolExecutor(THREADS, "page")
 
     def append(self, record: Record, label: int) -> None:
-        """Write the next record.
+        """Add the next record.
 
         Raises:
             RunError: it is larger than the largest page there can be, 2 GiB.
@@ -92,28 +96,40 @@ class BetonWriter:
         # The last page ends with its last record, but for the alignment of the 64-bit numbers that follow.
         self._write(bytes(align_up(self._position, 8) - self._position))
         table = self._position
-        if table % PAGE_SIZE:
-            self._checksums.append(self._checksum.hexdigest())
+        if self._page:
+            self._end_page()
+        checksums = [page.result() for page in self._pages]
         tail = self._allocations[: self._count].tobytes()
+        self._file.seek(table)
         self._file.write(tail)
         head = self._head(table)
         self._file.seek(0)
         self._file.write(head)
         self._file.flush()
-        return Checksums(PAGE_SIZE, hashlib.sha256(head).hexdigest(), self._checksums, hashlib.sha256(tail).hexdigest())
+        self.close()
+        return Checksums(PAGE_SIZE, hashlib.sha256(head).hexdigest(), checksums, hashlib.sha256(tail).hexdigest())
+
+    def close(self) -> None:
+        """Wait until no thread writes to the file any more."""
+        self._threads.shutdown(cancel_futures=True)
 
     def _write(self, data: bytes) -> None:
-        """Append to the pages, summing each up as it is filled."""
+        """Append to the pages."""
         view = memoryview(data)
         while view:
-            part = view[: PAGE_SIZE - self._position % PAGE_SIZE]
-            self._file.write(part)
-            self._checksum.update(part)
+            part = view[: PAGE_SIZE - len(self._page)]
+            self._page += part
             self._position += len(part)
             view = view[len(part) :]
-            if self._position % PAGE_SIZE == 0:
-                self._checksums.append(self._checksum.hexdigest())
-                self._checksum = hashlib.sha256()
+            if len(self._page) == PAGE_SIZE:
+                self._end_page()
+
+    def _end_page(self) -> None:
+        start = self._position - len(self._page)
+        self._pages.append(self._threads.submit(_write_page, self._file.fileno(), self._page, start))
+        self._page = bytearray()
+        if len(self._pages) > 2 * THREADS:  # bounds the memory, and errors become known
+            self._pages[-2 * THREADS - 1].result()
 
     def _head(self, table: int) -> bytes:
         header = np.array((VERSION, len(_FIELDS), self._page_size, self._count, table), HEADER_DTYPE)
@@ -123,6 +139,15 @@ class BetonWriter:
             descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
         head = header.tobytes() + fields.tobytes() + self.samples.tobytes()
         return head.ljust(self._first_page, b"\0")
+
+
+def _write_page(fd: int, page: bytearray, offset: int) -> str:
+    """Returns the checksum."""
+    view = memoryview(page)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+    return hashlib.sha256(page).hexdigest()
 
 
 @contextmanager

@@ -123,3 +123,13 @@ class TestAtomicFiles:
         with atomic_files(tmp_path / "a") as (partial,):
             assert str(os.getpid()) in partial.name
             partial.touch()
+
+
+def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.beton").touch()
+    with open(tmp_path / "x.beton", "rb") as file:  # not for writing
+        writer = BetonWriter(file, 1)
+        writer.append(jpeg(PAGE_SIZE + 1), 0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            writer.finish()
+        writer.close()
