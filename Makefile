@@ -3,12 +3,13 @@ PYTHON_IN_VENV := .venv/bin/python
 UV := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint lock
+.PHONY: help setup quickstart test lint fuzz lock
 
 help:
 	@echo "make quickstart  set up, then the main job on generated data: convert, train, evaluate, report"
 	@echo "make test        set up, then lint and the whole test suite"
 	@echo "make lint        set up, then ruff and mypy"
+	@echo "make fuzz        set up, then fuzz the JPEG decoder for SECONDS (600), with libFuzzer where there is clang"
 	@echo "make setup       system headers, .venv, the locked packages (PYTHON=... chooses the interpreter)"
 	@echo "make lock        resolve pyproject.toml's ranges again into requirements.lock"
 
@@ -28,6 +29,10 @@ lint: setup
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: lint
 	$(PYTHON_IN_VENV) -m pytest
+
+fuzz: SECONDS ?= 600
+fuzz: setup
+	$(PYTHON_IN_VENV) -m tests.fuzz --seconds $(SECONDS)
 
 # One lock for every supported Python and platform, from the default index, without an address in it. Of every extra but
 # bench: gigabytes of other loaders.

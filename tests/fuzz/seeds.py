@@ -1,0 +1,48 @@
+"""Inputs to start fuzzing from: a small JPEG of every kind, and behind it the parameters that fuzz_jpegcrop.c reads."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tests.jpeg.test_transcode import KINDS, picture
+from trainer.jpeg.native import TranscodeError, transcode
+
+SIZES = ((1, 1), (8, 8), (17, 9), (33, 40), (64, 48))
+
+
+def parameters(rng: np.random.Generator, *, rgb_width: int = 0) -> bytes:
+    """Corners of a box, an output's size, flip and fill, kind: `rgb_width` is that of pixels, 0 for a JPEG."""
+    corners, sizes = rng.integers(0, 1 << 16, 4), rng.integers(0, 80, 2)
+    flags = int(rng.integers(0, 4)) | (7 << 2 if rgb_width else 0)
+    return struct.pack(">4H4B", *corners, *sizes, flags, max(rgb_width, 1) - 1)
+
+
+def seeds(photographs: Path | None = None) -> Iterator[bytes]:
+    """Generated ones, and up to 20 of the JPEGs below `photographs` that have at most 20 KB."""
+    rng = np.random.default_rng(0)
+    for encode in KINDS.values():
+        for width, height in SIZES:
+            jpeg = encode(picture(width, height), int(rng.integers(30, 96)))
+            if len(jpeg) > 20000:  # metadata
+                continue
+            yield jpeg + parameters(rng)
+            try:
+                yield transcode(jpeg) + parameters(rng)
+            except TranscodeError:
+                continue
+    for width, height in SIZES:
+        yield picture(width, height).tobytes() + parameters(rng, rgb_width=width)
+    if photographs and photographs.is_dir():
+        small = [path for path in sorted(photographs.rglob("*.JP*G")) if path.stat().st_size <= 20000]
+        yield from (path.read_bytes() + parameters(rng) for path in small[:20])
+
+
+def write_seeds(folder: Path, photographs: Path | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds(photographs):
+        (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
