@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.jpeg.test_transcode import KINDS, picture
+from tests.samples import jpeg
 from trainer.jpeg.native import TranscodeError, transcode
 
 SIZES = ((1, 1), (8, 8), (17, 9), (33, 40), (64, 48))
@@ -27,14 +28,21 @@ def seeds(photographs: Path | None = None) -> Iterator[bytes]:
     rng = np.random.default_rng(0)
     for encode in KINDS.values():
         for width, height in SIZES:
-            jpeg = encode(picture(width, height), int(rng.integers(30, 96)))
-            if len(jpeg) > 20000:  # metadata
+            source = encode(picture(width, height), int(rng.integers(30, 96)))
+            if len(source) > 20000:  # metadata
                 continue
-            yield jpeg + parameters(rng)
+            yield source + parameters(rng)
             try:
-                yield transcode(jpeg) + parameters(rng)
+                yield transcode(source) + parameters(rng)
             except TranscodeError:
                 continue
+    pixels = picture(33, 40)
+    for refused in (
+        jpeg(pixels, mode="CMYK"),
+        jpeg(pixels, keep_rgb=True),
+        jpeg(pixels, keep_rgb=True, progressive=True),
+    ):
+        yield refused + parameters(rng)
     for width, height in SIZES:
         yield picture(width, height).tobytes() + parameters(rng, rgb_width=width)
     if photographs and photographs.is_dir():
