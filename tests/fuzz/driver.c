@@ -1,7 +1,7 @@
 /* A plain stand-in for libFuzzer, for any C compiler: no coverage, just many small changes of the seeds.
  *
- *   driver SEEDS INPUTS RANDOM LAST    as many INPUTS made from the files of the folder SEEDS, the same for the same RANDOM
- *   driver FILE                        one input
+ *   driver SEEDS INPUTS RANDOM LAST   so many INPUTS made from the files of the folder SEEDS, the same for one RANDOM
+ *   driver FILE                       one input
  *
  * The file LAST holds the current input while it is worked on: what is left in it after a crash is the culprit.
  */
@@ -67,7 +67,8 @@ static int read_folder(const char *folder, input *seeds)
 /* Bytes that mean something in a JPEG. */
 static uint8_t draw_byte(void)
 {
-    static const uint8_t telling[] = {0, 1, 2, 3, 4, 0x11, 0x21, 0x22, 0x7F, 0x80, 0xC0, 0xC2, 0xC4, 0xD0, 0xD7, 0xD9, 0xDA, 0xDD, 0xFF};
+    static const uint8_t telling[] = {0,    1,    2,    3,    4,    0x11, 0x21, 0x22, 0x7F, 0x80,
+                                      0xC0, 0xC2, 0xC4, 0xD0, 0xD7, 0xD9, 0xDA, 0xDD, 0xFF};
     return draw(2) ? telling[draw(sizeof telling)] : (uint8_t)draw(256);
 }
 
@@ -104,7 +105,8 @@ static void change(input *in, const input *seeds, int count)
 
 static void keep(int file, const input *in)
 {
-    if (ftruncate(file, (off_t)in->size) || pwrite(file, in->data, in->size, 0) != (ssize_t)in->size) die("the last input");
+    int failed = ftruncate(file, (off_t)in->size) || pwrite(file, in->data, in->size, 0) != (ssize_t)in->size;
+    if (failed) die("the last input");
 }
 
 int main(int count, char **arguments)
