@@ -65,13 +65,11 @@ class Record(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What became of an image."""
+    """What became of an image file."""
 
     record: Record
-    image: PIL.Image.Image | None
-    """RGB, as it was before a JPEG encoding; None if the record is a JPEG that has lost nothing."""
-    why_lossy: str | None = None
-    """Why an image file was encoded although it should have been kept losslessly."""
+    why_lossy: str | None
+    """Why it was encoded although it should have been kept losslessly."""
 
 
 class BadImage(Exception):
@@ -94,13 +92,13 @@ def encode_file(data: bytes, encoding: Encoding) -> Encoded:
     if why_lossy is not None and image.format not in ("JPEG", "MPO"):
         why_lossy = f"{image.format}, not JPEG"
     capped = _cap(_to_rgb(image), encoding.max_short_side)
-    return Encoded(_record(capped, encoding), capped, why_lossy)
+    return Encoded(_record(capped, encoding), why_lossy)
 
 
-def encode_pixels(pixels: Pixels, encoding: Encoding) -> Encoded:
-    """`encode_file` for an image that is given as pixels, uint8 [height, width, 3]. Lossless means raw here."""
+def encode_pixels(pixels: Pixels, encoding: Encoding) -> Record:
+    """The record for an image that is given as pixels, uint8 [height, width, 3]. Lossless means raw here."""
     capped = _cap(PIL.Image.fromarray(pixels), encoding.max_short_side)
-    return Encoded(_record(capped, encoding, raw=encoding.store is not Store.JPEG), capped)
+    return _record(capped, encoding, raw=encoding.store is not Store.JPEG)
 
 
 def _transcode(data: bytes, max_short_side: int) -> Record:

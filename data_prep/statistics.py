@@ -1,6 +1,6 @@
 """Statistics of the pixels: mean and standard deviation a channel, PCA of RGB, and the mean image.
 
-Each image is seen through the centre crop of evaluation, as it was before it was encoded as JPEG. All sums are of
+Each image is seen as training sees it: as it is stored, through the centre crop of evaluation. All sums are of
 integers, so they are exact and the result depends neither on the order of the images nor on how many processes share
 the work.
 """

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.images import BadImage, Encoded, Encoding, Record, encode_file, encode_pixels
+from data_prep.images import BadImage, Encoding, Record, encode_file, encode_pixels
 from data_prep.sources import FileItem, Item
 from data_prep.statistics import Totals
+from trainer.data.beton import MODE_JPEG
 from trainer.errors import RunError
 
 
@@ -49,27 +50,27 @@ def convert_chunk(chunk: Chunk) -> Converted:
             if isinstance(item, FileItem):
                 data = _read(item)
                 bytes_read += len(data)
-                encoded = encode_file(data, chunk.encoding)
+                record, reason = encode_file(data, chunk.encoding)
             else:
                 pixels = np.frombuffer(item.pixels, np.uint8).reshape(item.height, item.width, 3)
                 bytes_read += len(item.pixels)
-                encoded = encode_pixels(pixels, chunk.encoding)
+                record, reason = encode_pixels(pixels, chunk.encoding), None
         except BadImage as error:
             records.append(str(error))
             continue
-        records.append(encoded.record)
-        if encoded.why_lossy is not None:
-            why_lossy[encoded.why_lossy] += 1
+        records.append(record)
+        if reason is not None:
+            why_lossy[reason] += 1
         if sampled:
-            _sum_up(encoded, totals)
+            _sum_up(record, totals)
     return Converted(records, totals, bytes_read, why_lossy)
 
 
-def _sum_up(encoded: Encoded, totals: Totals) -> None:
-    if encoded.image is None:
-        totals.add_jpeg(encoded.record.data, encoded.record.width, encoded.record.height)
+def _sum_up(record: Record, totals: Totals) -> None:
+    if record.mode == MODE_JPEG:
+        totals.add_jpeg(record.data, record.width, record.height)
     else:
-        totals.add(np.asarray(encoded.image))
+        totals.add(np.frombuffer(record.data, np.uint8).reshape(record.height, record.width, 3))
 
 
 def record_bytes(converted: Converted) -> int:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.statistics import Totals
+from trainer.jpeg import decode
 
 Photo = Callable[..., PIL.Image.Image]
 
@@ -96,3 +97,17 @@ def test_sums_of_a_large_data_set_stay_exact() -> None:
     assert statistics.mean == [255.0] * 3
     assert statistics.std == [0.0] * 3, "the difference of two large numbers, exactly"
     assert (mean == 255).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 260), (224, 500), (100, 80)])
+def test_a_jpeg_counts_as_its_pixels_do(photo: Photo, encoded: Callable[..., bytes], width: int, height: int) -> None:
+    from_jpeg, from_pixels = Totals(), Totals()
+    for seed in range(3):
+        data = encoded(photo(seed, width, height), quality=95)
+        from_jpeg.add_jpeg(data, width, height)
+        from_pixels.add(decode(data))
+    (one, one_image), (other, other_image) = (totals.finish(True, "x") for totals in (from_jpeg, from_pixels))
+    assert one.images == other.images == 3
+    assert one_image.shape == other_image.shape == ((224, 224, 3) if width > 200 else (80, 100, 3))
+    assert one.mean == pytest.approx(other.mean, abs=0.5)
+    assert one.std == pytest.approx(other.std, abs=0.5)
