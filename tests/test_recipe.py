@@ -91,6 +91,7 @@ def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None
         ("data.window=0", "data.window is 0, expected a number of chunks"),
         ("data.read_ahead=-1", r"data.read_ahead is -1, expected 0 \(off\)"),
         ("data.on_error=ignore", r"data.on_error: Invalid value 'ignore', expected one of \['stop', 'skip'\]"),
+        ("data.engine=dali", r"data.engine: Invalid value 'dali', expected one of \['native', 'ffcv'\]"),
         ("schedule.kind=step", "schedule.milestones is"),
         ("seed=null", "seed: Incompatible value"),
         ("lr", "write key=value"),
@@ -106,6 +107,11 @@ def test_bad_overrides_are_refused_in_one_line(recipe_file: Path, override: str,
     with pytest.raises(UsageError, match=message) as refused:
         load_recipe(recipe_file, [override])
     assert "\n" not in str(refused.value)
+
+
+def test_keys_that_do_not_go_together_are_refused(recipe_file: Path) -> None:
+    with pytest.raises(UsageError, match=r"data\.on_error is skip, expected stop: data\.engine=ffcv cannot replace"):
+        load_recipe(recipe_file, ["data.engine=ffcv", "data.on_error=skip"])
 
 
 def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -145,6 +151,7 @@ def test_changes_that_do_not_matter_are_no_differences(recipe_file: Path) -> Non
     old = load_recipe(recipe_file)
     assert differences(old, load_recipe(recipe_file, ["data.threads=7", "log.every=1it"])) == []
     assert differences(old, load_recipe(recipe_file, ["data.read_ahead=0", "data.on_error=skip"])) == []
+    assert differences(old, load_recipe(recipe_file, ["data.engine=ffcv"])) == []
     assert differences(old, load_recipe(recipe_file, ["data.window=9"])) == ["data.window: 64 -> 9"]
     assert differences(old, load_recipe(recipe_file, ["optimizer.lr=1"])) == ["optimizer.lr: 0.3 -> 1.0"]
 

@@ -75,6 +75,9 @@ class DataRecipe:
     """Batches that the kernel is asked to read ahead of the decoding; 0 leaves it to guess."""
     on_error: Literal["stop", "skip"] = "stop"
     """A training record that does not decode ends the run, or is replaced by another one and counted."""
+    engine: Literal["native", "ffcv"] = "native"
+    """What makes the training batches: our loader, or the stock FFCV Loader with our decoders (see `ffcv_engine`). The
+    batches are the same."""
     threads: int = 0
     """Decoding threads of a process; 0: the cores of its node, shared."""
     prefetch: int = 2
@@ -174,6 +177,7 @@ INDIFFERENT_KEYS: Final = (
     "data.val",
     "data.read_ahead",
     "data.on_error",  # sound data give the same stream, and what stopped at a damaged record may go on without it
+    "data.engine",
     "data.threads",
     "data.prefetch",
     "evaluation.batch",

@@ -53,6 +53,12 @@ def check(recipe: Recipe, source: str) -> None:
         (1 <= data.chunk_mb < 2**20, "data.chunk_mb", data.chunk_mb, "a number of MiB in [1, 2**20), e.g. 8"),
         (1 <= data.window < 2**31, "data.window", data.window, "a number of chunks in [1, 2**31), e.g. 64"),
         (data.read_ahead >= 0, "data.read_ahead", data.read_ahead, "0 (off) or a number of batches"),
+        (
+            data.engine == "native" or data.on_error == "stop",
+            "data.on_error",
+            data.on_error,
+            f"stop: data.engine={data.engine} cannot replace a record",
+        ),
         (data.threads >= 0, "data.threads", data.threads, "0 (the cores of the node) or a number of threads"),
         (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
         (

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 
 from trainer.data.beton import Beton
-from trainer.data.crops import CropPolicy, ScaleCrop
+from trainer.data.crops import CropPolicy, PaddedCrop, ScaleCrop
 from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Batch
 from trainer.data.order import Request, TrainingOrder, evaluation_batches
 from trainer.errors import RunError
 
 good, damaged, out = Beton(sys.argv[1]), Beton(sys.argv[2]), sys.argv[3]
+SCALE = ScaleCrop(32, 36, 60, seed=1)
 found: dict[str, Any] = {}
 
 
-def engine(beton: Beton = good, **options: Any) -> FfcvLoader:
-    crops: CropPolicy = ScaleCrop(32, 36, 60, seed=1)
+def engine(beton: Beton = good, crops: CropPolicy = SCALE, **options: Any) -> FfcvLoader:
     return FfcvLoader(beton, crops, torch.device("cpu"), colour_seed=1, **options)
 
 
@@ -67,6 +67,7 @@ for threads in (1, 2):
 keep("middle", loader.load(requests(64, 160)))
 keep("rank1of4", loader.load(requests(0, 160, 1, 4)))
 keep("evaluation", loader.load(evaluation_batches(len(good), 12, 0, 1)))
+keep("padded", engine(crops=PaddedCrop(32, 4, seed=1), fill=(1, 2, 3)).load(requests(0, 160)))
 found["nothing"] = end_of(loader.load([]))
 found["order"] = end_of(loader.load(broken()))
 found["too_large"] = [len(batch.ids) for batch in loader.load(evaluation_batches(len(good), 40, 0, 1))]

@@ -15,7 +15,7 @@ import torch
 
 from tests.samples import PYTHON, REPOSITORY, jpeg, smooth_image, write_beton
 from trainer.data.beton import Beton
-from trainer.data.crops import CenterCrop, ScaleCrop
+from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, ScaleCrop
 from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Loader
 from trainer.data.order import Request, TrainingOrder, evaluation_batches
@@ -23,6 +23,7 @@ from trainer.errors import RunError, UsageError
 from trainer.jpeg import Pixels
 
 CPU = torch.device("cpu")
+SCALE = ScaleCrop(32, 36, 60, seed=1)
 COUNT = 42  # global batches of 16 span epochs
 DAMAGED = 19
 
@@ -65,8 +66,10 @@ def found(beton: Beton, damaged: Beton, tmp_path_factory: pytest.TempPathFactory
         return dict(content)
 
 
-def check_same(beton: Beton, found: dict[str, Any], name: str, requests: Iterable[Request]) -> None:
-    loader = Loader(beton, ScaleCrop(32, 36, 60, seed=1), CPU, colour_seed=1)
+def check_same(
+    beton: Beton, found: dict[str, Any], name: str, requests: Iterable[Request], crops: CropPolicy = SCALE
+) -> None:
+    loader = Loader(beton, crops, CPU, colour_seed=1, fill=(1, 2, 3))
     start = 0
     for size, batch in zip(found[f"{name}_sizes"], loader.load(requests), strict=True):
         part = slice(start, start + size)
@@ -97,6 +100,10 @@ class TestBatches:
         order = TrainingOrder(COUNT, seed=1)
         check_same(beton, found, name, order.batches(start, 160, 16, rank, world_size))
 
+    def test_may_be_padded(self, beton: Beton, found: dict[str, Any]) -> None:
+        requests = TrainingOrder(COUNT, seed=1).batches(0, 160, 16, 0, 1)
+        check_same(beton, found, "padded", requests, PaddedCrop(32, 4, seed=1))
+
     def test_may_be_smaller_than_the_first(self, beton: Beton, found: dict[str, Any]) -> None:
         assert found["evaluation_sizes"].tolist() == [12, 12, 12, 6]
         check_same(beton, found, "evaluation", evaluation_batches(COUNT, 12, 0, 1))
@@ -113,7 +120,7 @@ class TestFailures:
     def test_a_damaged_record_ends_the_stream_with_the_error_of_our_loader(
         self, damaged: Beton, found: dict[str, Any]
     ) -> None:
-        ours = Loader(damaged, ScaleCrop(32, 36, 60, seed=1), CPU)
+        ours = Loader(damaged, SCALE, CPU)
         with pytest.raises(RunError) as error:
             list(ours.load(evaluation_batches(COUNT, 8, 0, 1)))
         assert found["damaged"] == f"{DAMAGED // 8} RunError: {error.value}"

@@ -37,6 +37,7 @@ class FfcvLoader:
         threads: decoding threads; 0 means one a core of this process's share.
         prefetch: batches made ahead of the consumer.
         colour_seed: draw numbers for the colour augmentation from this seed; None leaves them zero.
+        fill: RGB of the padding, for `PaddedCrop`.
 
     Raises:
         UsageError: FFCV is not installed.
@@ -51,6 +52,7 @@ class FfcvLoader:
         threads: int = 0,
         prefetch: int = 2,
         colour_seed: int | None = None,
+        fill: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         self.beton = beton
         self.crops = crops
@@ -58,6 +60,7 @@ class FfcvLoader:
         self.threads = threads or default_threads()
         self.prefetch = prefetch
         self.colour_seed = colour_seed
+        self.fill = fill
         self._ops = import_ffcv_ops()
         self._loader: Any = None  # ffcv.loader.Loader
         self._decoder: Any = None  # trainer.data.ffcv_ops.CropDecoder
@@ -123,7 +126,7 @@ class FfcvLoader:
         self._image = next(name for name, field in fields.items() if isinstance(field, RGBImageField))
         integers = [name for name, field in fields.items() if isinstance(field, IntField)]
         self._label = "label" if "label" in integers else integers[0]
-        self._decoder = self._ops.CropDecoder(self.crops, threads=self.threads)
+        self._decoder = self._ops.CropDecoder(self.crops, threads=self.threads, fill=self.fill)
         pipelines = {self._image: [self._decoder, ToTensor()], self._label: [IntDecoder(), ToTensor()]}
         self._loader = Loader(
             str(self.beton.path),

@@ -40,9 +40,9 @@ from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.state import State
 
 from trainer.data.beton import MODE_JPEG
-from trainer.data.crops import CenterCrop, CropPolicy, RandomResizedCrop, ScaleCrop
+from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
 from trainer.errors import RunError
-from trainer.jpeg.native import CROP_DTYPE, KIND_JPEG, KIND_RGB, Pool, explain
+from trainer.jpeg import CROP_DTYPE, FILL, KIND_JPEG, KIND_RGB, Pool, explain
 
 POLL_SECONDS: Final = 0.5
 """How often FFCV's thread, when the queue is full, looks whether its consumer has left."""
@@ -58,12 +58,15 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV takes de
 
     Args:
         threads: that decode; 0 means the Loader's `num_workers`.
+        fill: RGB of the padding, for `PaddedCrop`.
     """
 
-    def __init__(self, policy: CropPolicy, *, threads: int = 0) -> None:
+    def __init__(self, policy: CropPolicy, *, threads: int = 0, fill: tuple[int, int, int] = (0, 0, 0)) -> None:
         super().__init__()
         self.policy = policy
         self.threads = threads
+        red, green, blue = fill
+        self._fill = FILL | red << 16 | green << 8 | blue if isinstance(policy, PaddedCrop) else 0
         self.epochs: int | Ints = 0
         """What keys the draws of the next batch: the pass, or int64 [b], that of each of its samples."""
         self.describe: Callable[[int], str] | None = None
@@ -143,6 +146,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV takes de
         jobs["box"], jobs["flip"] = crops.boxes, crops.flips
         jobs["width"], jobs["height"] = widths, heights
         jobs["out_width"] = jobs["out_height"] = side
+        jobs["fill"] = self._fill
         jobs["kind"] = np.where(records["mode"] == MODE_JPEG, KIND_JPEG, KIND_RGB)
         if self._pool.decode(jobs):
             failed = np.flatnonzero(jobs["status"])

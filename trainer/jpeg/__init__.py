@@ -1,9 +1,49 @@
-"""JPEG bytes to pixels: a full decode, and a crop resized to the network's input.
+"""JPEG bytes to pixels: a crop resized to the network's input, decoding only what it needs; and lossless transcoding
+that makes it fast.
 
-Knows nothing of betons or training. Decoding is Pillow's (pillow-simd where set-up built it): it releases the GIL, so
-threads decode side by side.
+Knows nothing of betons or training. The C library is in `src/`, its contract is `src/jpegcrop.h`.
 """
 
-from trainer.jpeg.pillow import Box, DecodeError, Pixels, crop_pixels, decode, decode_crop
+from trainer.jpeg.native import (
+    CROP_DTYPE,
+    FILL,
+    KIND_JPEG,
+    KIND_RGB,
+    Box,
+    DecodeError,
+    Decoder,
+    Pixels,
+    Pool,
+    TranscodeError,
+    crop_pixels,
+    decode,
+    decode_crop,
+    decode_planes,
+    explain,
+    has_simd,
+    read_info,
+    restart_interval,
+    transcode,
+)
 
-__all__ = ["Box", "DecodeError", "Pixels", "crop_pixels", "decode", "decode_crop"]
+__all__ = [
+    "CROP_DTYPE",
+    "FILL",
+    "KIND_JPEG",
+    "KIND_RGB",
+    "Box",
+    "DecodeError",
+    "Decoder",
+    "Pixels",
+    "Pool",
+    "TranscodeError",
+    "crop_pixels",
+    "decode",
+    "decode_crop",
+    "decode_planes",
+    "explain",
+    "has_simd",
+    "read_info",
+    "restart_interval",
+    "transcode",
+]

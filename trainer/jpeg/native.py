@@ -6,7 +6,9 @@ ctypes releases the GIL during every call, and one build serves every version of
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
+import weakref
 from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 KIND_JPEG: Final = 0
 KIND_RGB: Final = 1
+FILL: Final = 0x1000000
+"""Added to a colour 0xRRGGBB: what stands outside of the image, where the box may lie."""
 
 CROP_DTYPE: Final = np.dtype(
     [
@@ -36,8 +40,8 @@ CROP_DTYPE: Final = np.dtype(
         ("out_height", "<i4"),
         ("kind", "<i4"),
         ("flip", "<i4"),
+        ("fill", "<i4"),
         ("status", "<i4"),
-        ("reserved", "<i4"),
     ]
 )
 """`jc_crop`: one crop to make. `data` and `out` are addresses of memory that the caller keeps alive."""
@@ -45,6 +49,7 @@ CROP_DTYPE: Final = np.dtype(
 _VERSION: Final = 1
 _REASON: Final = 256
 _PORTABLE: Final = 1
+_MOST_THREADS: Final = 1024
 
 
 class DecodeError(Exception):
@@ -67,8 +72,8 @@ class _Crop(ctypes.Structure):
         ("out_height", c_int32),
         ("kind", c_int32),
         ("flip", c_int32),
+        ("fill", c_int32),
         ("status", c_int32),
-        ("reserved", c_int32),
     )
 
 
@@ -113,11 +118,7 @@ class Decoder:
         self._decoder = _LIBRARY.jc_decoder_new(_PORTABLE if portable else 0)
         if not self._decoder:
             raise MemoryError("no memory for a JPEG decoder")
-
-    def __del__(self) -> None:
-        if getattr(self, "_decoder", None):
-            _LIBRARY.jc_decoder_free(self._decoder)
-            self._decoder = None
+        weakref.finalize(self, _LIBRARY.jc_decoder_free, self._decoder).atexit = False
 
     def decode_crop(
         self, data: bytes | memoryview, size: tuple[int, int], box: Box, flip: bool, out: Pixels, kind: int = KIND_JPEG
@@ -153,27 +154,39 @@ class Decoder:
 
 
 class Pool:
-    """Threads that make the crops of a batch, the calling one among them.
+    """Threads that make the crops of a batch, the calling one among them. For one caller at a time.
 
-    Close it (or leave its `with`) when its work is done; it must not be used in a forked child.
+    Close it (or leave its `with`) when its work is done. It stays behind in the process that made it: threads do not
+    follow into a forked child, where using it raises RuntimeError and closing it does nothing.
+
+    Args:
+        threads: 1 to 1024.
+        portable: leave the SIMD of this CPU unused; the result is the same.
     """
 
     def __init__(self, threads: int, *, portable: bool = False) -> None:
+        if not 1 <= threads <= _MOST_THREADS:
+            raise ValueError(f"a pool has 1 to {_MOST_THREADS} threads, not {threads}")
+        self._process = os.getpid()
         self._pool = _LIBRARY.jc_pool_new(threads, _PORTABLE if portable else 0)
         if not self._pool:
             raise MemoryError(f"cannot start {threads} decoding threads")
+        self._free = weakref.finalize(self, _free_pool, self._pool, self._process)
+        self._free.atexit = False  # a daemon thread may still be using it
 
     def decode(self, crops: np.ndarray) -> int:
         """Make all `crops` (of `CROP_DTYPE`); returns how many failed: those whose `status` is not 0."""
-        assert crops.dtype == CROP_DTYPE and crops.flags.c_contiguous
+        if crops.dtype != CROP_DTYPE or not crops.flags.carray:
+            raise ValueError("crops must be a writable contiguous array of CROP_DTYPE")
         if not self._pool:
             raise ValueError("the pool is closed")
+        if self._process != os.getpid():
+            raise RuntimeError("the pool's threads are in another process: make a pool after forking")
         return int(_LIBRARY.jc_pool_decode(self._pool, crops.ctypes.data, len(crops)))
 
     def close(self) -> None:
-        if self._pool:
-            _LIBRARY.jc_pool_free(self._pool)
-            self._pool = None
+        self._free()
+        self._pool = None
 
     def __enter__(self) -> Pool:
         return self
@@ -181,9 +194,11 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_pool"):
-            self.close()
+
+def _free_pool(pool: int, process: int) -> None:
+    """Nothing in a forked child: it has no threads to wait for."""
+    if process == os.getpid():
+        _LIBRARY.jc_pool_free(pool)
 
 
 def decode(data: bytes | memoryview) -> Pixels:
@@ -210,7 +225,7 @@ def decode_crop(data: bytes | memoryview, size: tuple[int, int], box: Box, flip:
 def crop_pixels(pixels: Pixels, box: Box, flip: bool, out: Pixels) -> None:
     """`decode_crop` for an image that is stored as pixels, uint8 [height, width, 3]."""
     height, width, _ = pixels.shape
-    data = memoryview(np.ascontiguousarray(pixels)).cast("B")
+    data = np.ascontiguousarray(pixels).data.cast("B")
     _own_decoder().decode_crop(data, (width, height), box, flip, out, KIND_RGB)
 
 
@@ -277,7 +292,10 @@ def explain(status: int, data: bytes | memoryview, size: tuple[int, int] = (0, 0
     """What a status other than 0 means, in one line, for a crop `box` of a record of `size`."""
     reason = _LIBRARY.jc_status_text(status).decode("ascii")
     if status == _STATUS_OTHER_SIZE:
-        info = read_info(data)
+        try:
+            info = read_info(data)
+        except DecodeError:
+            return f"{len(data)} bytes are not the pixels of an image of {size[0]}x{size[1]}"
         return f"the JPEG is {info.width}x{info.height}, its record says {size[0]}x{size[1]}"
     if status == _STATUS_BAD_BOX:
         return f"crop {box} is outside of the image of {size[0]}x{size[1]}"

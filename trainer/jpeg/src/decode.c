@@ -9,7 +9,7 @@ static const char *const texts[JC_STATUS_COUNT] = {
     [JC_NO_MEMORY] = "not enough memory",
     [JC_NOT_A_JPEG] = "not a JPEG",
     [JC_BAD_HEADER] = "damaged JPEG: impossible header",
-    [JC_UNSUPPORTED] = "unsupported JPEG: only Huffman-coded ones of 8 bits in gray, YCbCr or RGB are decoded",
+    [JC_UNSUPPORTED] = "unsupported JPEG: what is decoded is Huffman-coded, 8 bits, gray, YCbCr or, if sequential, RGB",
     [JC_TRUNCATED] = "damaged JPEG: its data end too early",
     [JC_CORRUPT] = "damaged JPEG: corrupt data",
     [JC_OTHER_SIZE] = "the JPEG's width and height are not those of its record",
@@ -48,16 +48,21 @@ jc_decoder *jc_decoder_new(int flags)
 void jc_decoder_free(jc_decoder *decoder)
 {
     if (!decoder) return;
-    scratch *all[] = {&decoder->bits, &decoder->planes, &decoder->segments, &decoder->filters, &decoder->rows};
+    scratch *all[] = {&decoder->bits,    &decoder->planes, &decoder->segments,
+                      &decoder->filters, &decoder->rows,   &decoder->inside};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->memory);
     free(decoder);
 }
+
+#ifndef SPARE
+#define SPARE(size) ((size) / 4) /* images grow by little: not at every one. The fuzzer's build spares nothing. */
+#endif
 
 void *reserve(scratch *scratch, size_t size)
 {
     if (size <= scratch->size) return scratch->memory;
     free(scratch->memory);
-    size = (size + size / 4 + 63) / 64 * 64; /* images grow by little: not at every one */
+    size = (size + SPARE(size) + 63) / 64 * 64;
     scratch->memory = aligned_alloc(64, size);
     scratch->size = scratch->memory ? size : 0;
     return scratch->memory;
@@ -122,8 +127,16 @@ static int decode_jpeg(jc_decoder *decoder, const header *h, const jc_crop *crop
 /* A JPEG that is not sequential, made so. */
 typedef int sequential_function(jc_decoder *decoder, const header *h, void *context);
 
-static int with_sequential(jc_decoder *decoder, const uint8_t *data, size_t size, sequential_function *use,
-                           void *context)
+static int is_same_frame(const header *a, const header *b)
+{
+    int same = a->width == b->width && a->height == b->height && a->components == b->components;
+    for (int i = 0; same && i < a->components; i++)
+        same = a->component[i].h == b->component[i].h && a->component[i].v == b->component[i].v;
+    return same;
+}
+
+static int with_sequential(jc_decoder *decoder, const uint8_t *data, size_t size, const header *original,
+                           sequential_function *use, void *context)
 {
     header h;
     char reason[JC_REASON];
@@ -131,16 +144,15 @@ static int with_sequential(jc_decoder *decoder, const uint8_t *data, size_t size
     int status = jc_transcode(data, size, &sequential, &size, reason);
     if (status != JC_OK) return status;
     status = read_header(sequential, size, &h);
-    if (status == JC_OK) status = h.indirect ? JC_UNSUPPORTED : use(decoder, &h, context);
+    if (status == JC_OK && (h.indirect || !is_same_frame(&h, original))) status = JC_BAD_HEADER;
+    if (status == JC_OK) status = use(decoder, &h, context);
     jc_free(sequential);
     return status;
 }
 
 static int decode_jpeg_again(jc_decoder *decoder, const header *h, void *context)
 {
-    const jc_crop *crop = context;
-    if (h->width != crop->width || h->height != crop->height) return JC_OTHER_SIZE;
-    return decode_jpeg(decoder, h, crop);
+    return decode_jpeg(decoder, h, context);
 }
 
 /* --- pixels ------------------------------------------------------------------------------------------------------ */
@@ -198,38 +210,78 @@ static int decode_pixels(jc_decoder *decoder, const jc_crop *crop)
 
 /* --- interface --------------------------------------------------------------------------------------------------- */
 
-static int check(const jc_crop *crop)
+static int check_box(const jc_crop *crop)
 {
     const double *box = crop->box;
+    int whole = 1;
+    for (int side = 0; side < 4; side++) whole &= fabs(box[side]) <= 1 << 20 && is_whole(box[side]);
+    /* Written so that what is not a number fails. Thinner boxes than this have no use, and would only cost precision. */
+    if (!crop->fill)
+        return box[0] >= 0 && box[2] <= crop->width && box[2] - box[0] >= 1e-3 && box[1] >= 0 &&
+               box[3] <= crop->height && box[3] - box[1] >= 1e-3;
+    return whole && box[2] - box[0] == crop->out_width && box[3] - box[1] == crop->out_height;
+}
+
+static int check(const jc_crop *crop)
+{
     if (!crop->data || !crop->out) return JC_BAD_ARGUMENT;
     if (crop->out_width < 1 || crop->out_width > JC_MAX_OUT) return JC_BAD_ARGUMENT;
     if (crop->out_height < 1 || crop->out_height > JC_MAX_OUT) return JC_BAD_ARGUMENT;
     if (crop->width < 1 || crop->width > 65535 || crop->height < 1 || crop->height > 65535) return JC_BAD_ARGUMENT;
     if (crop->kind != JC_JPEG && crop->kind != JC_RGB) return JC_BAD_ARGUMENT;
-    /* Written so that what is not a number fails. Thinner boxes than this have no use, and would only cost precision. */
-    if (!(box[0] >= 0 && box[2] <= crop->width && box[2] - box[0] >= 1e-3)) return JC_BAD_BOX;
-    if (!(box[1] >= 0 && box[3] <= crop->height && box[3] - box[1] >= 1e-3)) return JC_BAD_BOX;
-    return JC_OK;
+    if (crop->fill && (crop->fill & ~0xFFFFFF) != JC_FILL) return JC_BAD_ARGUMENT;
+    return check_box(crop) ? JC_OK : JC_BAD_BOX;
 }
 
-static int make_crop(jc_decoder *decoder, const jc_crop *crop)
+static int crop_inside(jc_decoder *decoder, const jc_crop *crop)
 {
-    int status = check(crop);
-    if (status != JC_OK) return status;
     if (crop->kind == JC_RGB) return decode_pixels(decoder, crop);
     header h;
-    status = read_header(crop->data, (size_t)crop->size, &h);
+    int status = read_header(crop->data, (size_t)crop->size, &h);
     if (status != JC_OK) return status;
     if (h.width != crop->width || h.height != crop->height) return JC_OTHER_SIZE;
     if (!h.indirect) return decode_jpeg(decoder, &h, crop);
     jc_crop copy = *crop;
-    return with_sequential(decoder, crop->data, (size_t)crop->size, decode_jpeg_again, &copy);
+    return with_sequential(decoder, crop->data, (size_t)crop->size, &h, decode_jpeg_again, &copy);
+}
+
+/* A crop that may leave the image: the part inside is made apart, and put into a field of the colour. */
+static int crop_padded(jc_decoder *decoder, const jc_crop *crop)
+{
+    size_t width = (size_t)crop->out_width, height = (size_t)crop->out_height;
+    const double *box = crop->box;
+    for (size_t i = 0; i < width * height; i++) {
+        crop->out[3 * i] = (uint8_t)(crop->fill >> 16);
+        crop->out[3 * i + 1] = (uint8_t)(crop->fill >> 8);
+        crop->out[3 * i + 2] = (uint8_t)crop->fill;
+    }
+    jc_crop inside = *crop;
+    inside.fill = 0;
+    for (int side = 0; side < 2; side++) {
+        int length = side ? crop->height : crop->width;
+        if (inside.box[side] < 0) inside.box[side] = 0;
+        if (inside.box[side + 2] > length) inside.box[side + 2] = length;
+        if (inside.box[side] >= inside.box[side + 2]) return JC_OK;
+    }
+    inside.out_width = (int32_t)(inside.box[2] - inside.box[0]);
+    inside.out_height = (int32_t)(inside.box[3] - inside.box[1]);
+    size_t row = 3 * (size_t)inside.out_width;
+    inside.out = reserve(&decoder->inside, row * (size_t)inside.out_height);
+    if (!inside.out) return JC_NO_MEMORY;
+    int status = crop_inside(decoder, &inside);
+    if (status != JC_OK) return status;
+    size_t left = (size_t)(crop->flip ? box[2] - inside.box[2] : inside.box[0] - box[0]);
+    uint8_t *out = crop->out + 3 * ((size_t)(inside.box[1] - box[1]) * width + left);
+    for (size_t y = 0; y < (size_t)inside.out_height; y++) memcpy(out + 3 * y * width, inside.out + y * row, row);
+    return JC_OK;
 }
 
 int jc_decode_crop(jc_decoder *decoder, jc_crop *crop)
 {
     if (!decoder || !crop) return JC_BAD_ARGUMENT;
-    return crop->status = make_crop(decoder, crop);
+    int status = check(crop);
+    if (status == JC_OK) status = crop->fill ? crop_padded(decoder, crop) : crop_inside(decoder, crop);
+    return crop->status = status;
 }
 
 static int copy_planes(jc_decoder *decoder, const header *h, void *context)
@@ -253,5 +305,5 @@ int jc_decode_planes(jc_decoder *decoder, const uint8_t *data, size_t size, uint
     for (int i = 0; status == JC_OK && i < h.components; i++)
         if (!out[i]) status = JC_BAD_ARGUMENT;
     if (status != JC_OK) return status;
-    return h.indirect ? with_sequential(decoder, data, size, copy_planes, out) : copy_planes(decoder, &h, out);
+    return h.indirect ? with_sequential(decoder, data, size, &h, copy_planes, out) : copy_planes(decoder, &h, out);
 }

@@ -10,7 +10,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAVE_AVX2 1
-#define AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt")))
+#define AVX2 __attribute__((target("avx2,bmi,bmi2")))
 #else
 #define HAVE_AVX2 0
 #endif
@@ -120,7 +120,7 @@ struct jc_decoder {
     int simd;
     huffman dc[4], ac[4];
     int16_t coefficients[PAIR_ROOM] __attribute__((aligned(32)));
-    scratch bits, planes, segments, filters, rows;
+    scratch bits, planes, segments, filters, rows, inside;
     plane plane[MAX_COMPONENTS];
 };
 

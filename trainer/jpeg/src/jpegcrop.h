@@ -55,6 +55,7 @@ int jc_has_simd(void);
 /* --- one image ------------------------------------------------------------------------------------------------ */
 
 enum { JC_JPEG = 0, JC_RGB = 1 }; /* kinds of source: a JPEG file, or height * width * 3 bytes of pixels */
+#define JC_FILL 0x1000000
 #define JC_MAX_OUT 16384          /* largest side of an output */
 
 /* One crop to make. 88 bytes; trainer/jpeg/native.py describes the same to NumPy. */
@@ -69,8 +70,9 @@ typedef struct {
     int32_t out_height;
     int32_t kind;        /* JC_JPEG or JC_RGB */
     int32_t flip;        /* mirror left and right */
+    int32_t fill;        /* 0: the box lies inside of the source. JC_FILL | 0xRRGGBB: it may leave it, where this colour
+                            is; then it is of whole pixels and of the output's size (nothing is resized) */
     int32_t status;      /* written: a jc_status */
-    int32_t reserved;    /* 0 */
 } jc_crop;
 
 typedef struct jc_decoder jc_decoder;
