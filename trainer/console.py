@@ -31,6 +31,8 @@ class Status:
     train_error: float | None = None
     val_error: float | None = None
     best_error: float | None = None
+    skipped: int = 0
+    """Samples that did not decode, over all ranks."""
     activity: str = "starting"
 
     @property
@@ -101,6 +103,7 @@ class RunConsole:
             ("top-1 error, training", _known(status.train_error, ".2%")),
             ("top-1 error, validation", _known(status.val_error, ".2%") + _best(status)),
             ("ETA", self._eta()),
+            *([("samples skipped", f"{status.skipped:,}")] if status.skipped else []),
         ]
 
     def _line(self) -> str:
@@ -113,6 +116,7 @@ class RunConsole:
             f"lr {status.lr:.4g}",
             f"loss {_known(status.loss, '.4f')}",
             f"top-1 error {_known(status.train_error, '.2%')}",
+            *([f"{status.skipped:,} samples skipped"] if status.skipped else []),
             f"ETA {self._eta()}",
         ]
         return " | ".join(parts)

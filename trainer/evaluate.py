@@ -17,9 +17,10 @@ from torch import nn
 from trainer import checkpoint
 from trainer.data.colour import ColourStatistics, Preprocess
 from trainer.data.crops import CenterCrop
-from trainer.data.dataset import check_same_classes, open_dataset
+from trainer.data.dataset import check_same_classes, open_dataset, read_ahead
 from trainer.data.loader import Loader
 from trainer.data.order import Request, evaluation_batches
+from trainer.data.readahead import reading_ahead
 from trainer.errors import RunError, UsageError
 from trainer.models import create_model
 from trainer.recipe import recipe_from_dict
@@ -105,8 +106,9 @@ def evaluate_checkpoint(path: str, data_path: str, *, resize: int | None = None,
     model.to(accelerator.device).to(memory_format=torch.channels_last)
     preprocess = Preprocess(ColourStatistics(**state["colour"]), mean_image=state["mean_image"]).to(accelerator.device)
     loader = Loader(data.beton, CenterCrop(size, resize), accelerator.device, threads=recipe.data.threads)
-    requests = evaluation_batches(len(data.beton), batch, accelerator.process_index, accelerator.num_processes)
-    result = evaluate(model, loader, requests, preprocess)
+    order = evaluation_batches(len(data.beton), batch, accelerator.process_index, accelerator.num_processes)
+    with reading_ahead(read_ahead(recipe, data), order) as requests:
+        result = evaluate(model, loader, requests, preprocess)
     if accelerator.is_main_process:
         title = f"{recipe.model.name}, step {state['step']:,}, on {data_path}"
         _print_result(result, f"{title}: centre crop {size} from shorter side {resize}, fp32")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -28,11 +29,15 @@ from trainer.data.dataset import (
     check_training_crops,
     colour_of,
     open_dataset,
+    read_ahead,
     training_crops,
+    training_order,
     validation_crops,
 )
+from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Batch, Loader
-from trainer.data.order import TrainingOrder, evaluation_batches
+from trainer.data.order import Ints, evaluation_batches
+from trainer.data.readahead import reading_ahead
 from trainer.errors import Interrupted, RunError
 from trainer.evaluate import Result, evaluate
 from trainer.models import create_model, parameter_groups
@@ -76,6 +81,7 @@ class Run:
         self.train_data, self.val_data = open_dataset(recipe.data.train), open_dataset(recipe.data.val)
         check_same_classes(self.val_data, self.train_data.classes, recipe.data.train)
         check_training_crops(recipe, self.train_data)
+        self.order = training_order(recipe, self.train_data)
         self._make_loaders()
 
         set_seed(recipe.seed)
@@ -89,11 +95,12 @@ class Run:
         self.save_every = recipe.samples(recipe.checkpoint.every)
         self.samples = 0
         self.best: dict[str, Any] | None = None
+        self.skipped = 0
         state = open_run_folder(recipe, self.train_data, self.val_data, accelerator)
         if state is not None:
             self.module.load_state_dict(state["model"])
             self.schedule.load_state_dict(state["schedule"])
-            self.samples, self.best = state["samples"], state["best"]
+            self.samples, self.best, self.skipped = state["samples"], state["best"], state["skipped"]
         optimizer = torch.optim.SGD(
             parameter_groups(self.module, recipe.optimizer.decay, recipe.optimizer.weight_decay),
             lr=recipe.optimizer.lr,
@@ -107,6 +114,8 @@ class Run:
                 accelerator.scaler.load_state_dict(state["scaler"])
         self.status = Status(self.samples, self.budget, self.global_batch)
         self.status.best_error = self.best["top1_error"] if self.best else None
+        self.status.skipped = self.skipped
+        self.named: set[int] = set()  # skipped samples that were told of
         self.window = Window(accelerator.device)
 
     def train(self) -> None:
@@ -126,9 +135,11 @@ class Run:
             self._announce()
             if record is not None and self.schedule.drops:  # of the checkpoint, not of what came after it
                 record.write_milestones(self.schedule.drops, self.global_batch)
-            order = TrainingOrder(len(self.train_data.beton), recipe.seed)
-            requests = order.batches(self.samples, self.budget, self.global_batch, self.rank, self.world_size)
-            with contextlib.closing(self.train_loader.load(requests)) as batches:
+            order = self.order.batches(self.samples, self.budget, self.global_batch, self.rank, self.world_size)
+            with (
+                reading_ahead(read_ahead(recipe, self.train_data, self.order.chunks), order) as requests,
+                contextlib.closing(self.train_loader.load(requests)) as batches,
+            ):
                 self.model.train()
                 self.window.begin()
                 self.status.activity = "training"
@@ -138,7 +149,8 @@ class Run:
                         self._after_step(batch)
                 except KeyboardInterrupt as interrupt:
                     raise Interrupted(self._interruption()) from interrupt
-            self.console.message(f"finished: {recipe.run_dir}")
+            skipped = f"; {self.skipped:,} samples did not decode and were replaced" if self.skipped else ""
+            self.console.message(f"finished: {recipe.run_dir}{skipped}")
 
     def step(self, batch: Batch) -> None:
         """One iteration of SGD on this rank's share of a global batch.
@@ -164,10 +176,9 @@ class Run:
         """Top-1 and top-5 error of the centre crop; the schedule takes note of it."""
         self.status.activity = "validating"
         combine_statistics(self.module)
-        requests = evaluation_batches(
-            len(self.val_data.beton), self.recipe.evaluation.batch, self.rank, self.world_size
-        )
-        result = evaluate(self.module, self.val_loader, requests, self.preprocess_val)
+        order = evaluation_batches(len(self.val_data.beton), self.recipe.evaluation.batch, self.rank, self.world_size)
+        with reading_ahead(read_ahead(self.recipe, self.val_data), order) as requests:
+            result = evaluate(self.module, self.val_loader, requests, self.preprocess_val)
         self.status.val_error = result.top1_error
         best = self.best is None or result.top1_error < self.best["top1_error"]
         if best:
@@ -205,7 +216,8 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _after_step(self, batch: Batch) -> None:
-        self.window.count(self.global_batch, batch.wait)
+        self.window.count(self.global_batch, batch.wait, len(batch.skipped))
+        self._name_skipped(batch.skipped)
         self.status.samples = self.samples
         validate, save = self._due(self.validate_every), self._due(self.save_every)
         if self._due(self.log_every) or validate or save or self.window.is_first:
@@ -228,7 +240,9 @@ class Run:
 
     def _log(self) -> None:
         """Write what happened since the last time. The only place in the loop where the host waits for the device."""
-        loss, error = self.window.read(self.global_batch, self.world_size)
+        loss, error, skipped = self.window.read(self.global_batch, self.world_size)
+        self.skipped += skipped
+        self.status.skipped = self.skipped
         images_per_s, wait_share = self.window.rates()
         self.status.loss, self.status.train_error = loss, error
         self.status.images_per_s, self.status.wait_share = images_per_s, wait_share
@@ -241,6 +255,7 @@ class Run:
             top1_error=error,
             images_per_s=round(images_per_s, 2),
             data_wait=round(wait_share, 5),
+            skipped=skipped,
         )
         if not math.isfinite(loss):
             raise RunError(
@@ -253,6 +268,16 @@ class Run:
     def _record(self, kind: str, **values: Any) -> None:
         if self.record is not None:
             self.record.write(kind, self.samples, {"epoch": round(self.status.epoch, 5), **values})
+
+    def _name_skipped(self, ids: Ints) -> None:
+        for sample in set(ids.tolist()) - self.named:
+            self.named.add(sample)
+            name = self.train_data.beton.describe(sample)
+            text = f"{name}: does not decode, another takes its place (data.on_error=skip)"
+            if self.accelerator.is_main_process:
+                self.console.message(text)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def _announce(self) -> None:
         resumed = f"going on at step {self.samples // self.global_batch:,}" if self.samples else "starting"
@@ -282,6 +307,7 @@ class Run:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "schedule": self.schedule.state_dict(),
             "best": self.best,
+            "skipped": self.skipped,
             "recipe": recipe_to_dict(self.recipe),
             "classes": self.train_data.classes,
             "colour": asdict(self.statistics),
@@ -295,15 +321,18 @@ class Run:
         recipe, device = self.recipe, self.accelerator.device
         self.statistics, self.mean_image = colour_of(recipe, self.train_data)
         red, green, blue = (round(value) for value in self.statistics.mean)
-        self.train_loader = Loader(
-            self.train_data.beton,
-            training_crops(recipe),
-            device,
-            threads=recipe.data.threads,
-            prefetch=recipe.data.prefetch,
-            colour_seed=recipe.seed if recipe.data.colour > 0 else None,
-            fill=(red, green, blue),
-        )
+        options: dict[str, Any] = {
+            "threads": recipe.data.threads,
+            "prefetch": recipe.data.prefetch,
+            "colour_seed": recipe.seed if recipe.data.colour > 0 else None,
+            "fill": (red, green, blue),
+        }
+        self.train_loader: Loader | FfcvLoader
+        if recipe.data.engine == "ffcv":
+            self.train_loader = FfcvLoader(self.train_data.beton, training_crops(recipe), device, **options)
+        else:
+            options["replacement_seed"] = recipe.seed if recipe.data.on_error == "skip" else None
+            self.train_loader = Loader(self.train_data.beton, training_crops(recipe), device, **options)
         self.val_loader = Loader(self.val_data.beton, validation_crops(recipe), device, threads=recipe.data.threads)
         self.preprocess = Preprocess(self.statistics, recipe.data.colour, self.mean_image).to(device)
         self.preprocess_val = Preprocess(self.statistics, 0.0, self.mean_image).to(device)
@@ -320,13 +349,14 @@ class Window:
     def begin(self) -> None:
         """Start anew, now."""
         self._sums.zero_()
-        self.images = 0
+        self.images = self.skipped = 0
         self.waited = 0.0
         self._began = time.perf_counter()
 
-    def count(self, images: int, waited: float) -> None:
+    def count(self, images: int, waited: float, skipped: int) -> None:
         self.images += images
         self.waited += waited
+        self.skipped += skipped
 
     def add(self, loss: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
         self._sums += torch.stack([loss.double(), (scores.argmax(dim=1) == labels).sum().double()])
@@ -336,9 +366,10 @@ class Window:
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         return self.images / elapsed, min(self.waited / elapsed, 1.0)
 
-    def read(self, global_batch: int, world_size: int) -> tuple[float, float]:
-        """Mean loss and top-1 error over all ranks since the beginning. Waits for the device."""
+    def read(self, global_batch: int, world_size: int) -> tuple[float, float, int]:
+        """Mean loss, top-1 error and samples skipped, over all ranks since the beginning. Waits for the device."""
+        sums = torch.cat([self._sums, self._sums.new_tensor([self.skipped])])
         if world_size > 1:
-            torch.distributed.all_reduce(self._sums)
-        loss, correct = self._sums.tolist()
-        return loss / (world_size * (self.images // global_batch)), 1.0 - correct / self.images
+            torch.distributed.all_reduce(sums)
+        loss, correct, skipped = sums.tolist()
+        return loss / (world_size * (self.images // global_batch)), 1.0 - correct / self.images, int(skipped)

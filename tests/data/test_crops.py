@@ -159,7 +159,7 @@ def test_the_centre_crop_is_torchvisions_resize_and_center_crop(width: int, heig
     crop_pixels(pixels, tuple(box), False, ours)
     resized = tv.resize(PIL.Image.fromarray(pixels), 32, tv.InterpolationMode.BILINEAR)
     theirs = np.asarray(tv.center_crop(resized, [28, 28]))
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert np.abs(ours.astype(int) - theirs).max() <= 2
 
 
 def test_the_centre_crop_of_an_image_of_the_networks_size_is_the_image() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,10 @@ import torch
 from tests.samples import jpeg, smooth_image, write_beton
 from trainer.data.beton import Beton
 from trainer.data.crops import CenterCrop, PaddedCrop, ScaleCrop
-from trainer.data.loader import Loader, crop_padded
+from trainer.data.loader import Batch, Loader
 from trainer.data.order import Request, TrainingOrder, evaluation_batches
 from trainer.errors import RunError
-from trainer.jpeg import DecodeError, decode, decode_crop
+from trainer.jpeg import decode
 
 CPU = torch.device("cpu")
 
@@ -57,9 +59,10 @@ def test_a_crop_is_the_crop_of_the_resized_image(photos: Path) -> None:
     batch = next(iter(scale_loader(photos).load([Request(np.zeros(8, np.int64), np.arange(8))])))
     crops = policy(np.zeros(8, np.int64), np.arange(8), beton.widths[:8], beton.heights[:8])
     for i, (box, flip) in enumerate(zip(crops.boxes, crops.flips, strict=True)):
-        image = PIL.Image.fromarray(decode(beton.record(i)))
-        want = np.asarray(image.resize((32, 32), PIL.Image.Resampling.BILINEAR, tuple(box)))
-        assert np.array_equal(batch.images[i].numpy(), want[:, ::-1] if flip else want)
+        image = PIL.Image.open(io.BytesIO(beton.record(i))).convert("RGB")
+        want = np.asarray(image.resize((32, 32), PIL.Image.Resampling.BILINEAR, tuple(box))).astype(int)
+        # Our colours are resized once, not enlarged by libjpeg before; tests/jpeg says how near that is.
+        assert np.abs(batch.images[i].numpy() - (want[:, ::-1] if flip else want)).mean() < 1
 
 
 def test_labels_and_ids_belong_to_the_images(photos: Path) -> None:
@@ -78,7 +81,7 @@ def test_raw_and_jpeg_records_of_one_picture_give_one_crop(tmp_path: Path) -> No
     picture = jpeg(smooth_image(64, 48, 0))
     beton = Beton(write_beton(tmp_path / "both.beton", [picture, decode(picture)], [0, 0]))
     batch = next(iter(Loader(beton, CenterCrop(32, 40), CPU).load(evaluation_batches(2, 2, 0, 1))))
-    assert torch.equal(batch.images[0], batch.images[1])
+    assert (batch.images[0].int() - batch.images[1].int()).abs().float().mean() < 1
 
 
 @pytest.mark.parametrize("stored", ["jpeg", "raw"])
@@ -96,12 +99,6 @@ def test_padded_crops_of_small_images(tmp_path: Path, stored: str) -> None:
     for got, (left, top, _, _), flip in zip(batch.images.numpy(), crops.boxes.astype(int), crops.flips, strict=True):
         want = padded[top + 4 : top + 36, left + 4 : left + 36]
         assert np.array_equal(got, want[:, ::-1] if flip else want)
-
-
-def test_a_padded_crop_beside_the_image_is_all_padding() -> None:
-    out = np.zeros((8, 8, 3), np.uint8)
-    crop_padded(smooth_image(8, 8, 0), (-20, 3), False, np.array((9, 9, 9), np.uint8), out)
-    assert (out == 9).all()
 
 
 def test_a_record_that_does_not_decode_ends_the_stream_with_its_name(tmp_path: Path) -> None:
@@ -131,31 +128,74 @@ def test_a_stream_that_is_left_early_leaves_no_thread_behind(photos: Path) -> No
     assert not set(threading.enumerate()) - before
 
 
-class TestDecoding:
-    """`trainer.jpeg`, the decoder under the loader."""
+def without_its_scan(data: bytes) -> bytes:
+    """A JPEG that ends behind its headers."""
+    start = data.index(b"\xff\xda")
+    return data[: start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
 
-    def test_grayscale_becomes_rgb(self) -> None:
-        pixels = decode(jpeg(smooth_image(20, 10, 0), mode="L"))
-        assert pixels.shape == (10, 20, 3)
-        assert np.array_equal(pixels[..., 0], pixels[..., 2])
 
-    def test_a_box_outside_of_the_image_is_refused(self) -> None:
-        out = np.empty((8, 8, 3), np.uint8)
-        with pytest.raises(DecodeError, match="outside of the image of 20x10"):
-            decode_crop(jpeg(smooth_image(20, 10, 0)), (20, 10), (0, 0, 11, 11), False, out)
+class TestSkipping:
+    """`data.on_error: skip`: what does not decode is replaced, by the same sample wherever it is met, and counted."""
 
-    def test_an_image_of_another_size_than_its_record_says_is_refused(self) -> None:
-        out = np.empty((8, 8, 3), np.uint8)
-        with pytest.raises(DecodeError, match="the JPEG is 20x10, its record says 16x10"):
-            decode_crop(jpeg(smooth_image(20, 10, 0)), (16, 10), (0, 0, 8, 8), False, out)
+    COUNT, BAD = 24, (3, 17)
 
-    @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"no image at all", jpeg(smooth_image(20, 10, 0))[:200]])
-    def test_what_is_no_jpeg_is_refused(self, data: bytes) -> None:
-        with pytest.raises(DecodeError):
-            decode(data)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def beton(cls, tmp_path_factory: pytest.TempPathFactory) -> Beton:
+        images = [jpeg(smooth_image(64, 48, i)) for i in range(cls.COUNT)]
+        for sample in cls.BAD:
+            images[sample] = without_its_scan(images[sample])
+        return Beton(write_beton(tmp_path_factory.mktemp("skip") / "bad.beton", images, list(range(cls.COUNT))))
 
-    def test_exif_orientation_is_ignored(self) -> None:
-        exif = PIL.Image.Exif()
-        exif[0x0112] = 6
-        picture = smooth_image(20, 10, 0)
-        assert np.array_equal(decode(jpeg(picture, exif=exif.tobytes())), decode(jpeg(picture)))
+    def batches(self, beton: Beton, batch: int, rank: int = 0, world_size: int = 1, **options: int) -> list[Batch]:
+        loader = Loader(beton, ScaleCrop(32, 36, 60, seed=1), CPU, colour_seed=1, replacement_seed=7, **options)
+        order = TrainingOrder(len(beton), seed=1).batches(0, 3 * self.COUNT, batch, rank, world_size)
+        return [
+            replace(got, images=got.images.clone(), labels=got.labels.clone(), colour=got.colour.clone())
+            for got in loader.load(order)
+        ]
+
+    def test_every_place_is_taken_by_a_sample_that_decodes(self, beton: Beton) -> None:
+        found = self.batches(beton, 12)
+        wanted = TrainingOrder(self.COUNT, seed=1).take(0, 3 * self.COUNT).ids
+        ids = np.concatenate([batch.ids for batch in found])
+        sound = ~np.isin(wanted, self.BAD)
+        assert np.array_equal(ids[sound], wanted[sound])
+        assert not np.isin(ids, self.BAD).any()
+        assert torch.cat([batch.labels for batch in found]).tolist() == ids.tolist()
+        skipped = np.concatenate([batch.skipped for batch in found])
+        assert set(skipped.tolist()) == set(self.BAD)
+        assert len(skipped) >= 6  # three epochs of two; more where a replacement was damaged, too
+
+    def test_what_came_in_is_cropped_and_coloured_as_itself(self, beton: Beton) -> None:
+        order = TrainingOrder(self.COUNT, seed=1)
+        requests = order.batches(0, 3 * self.COUNT, 12, 0, 1)
+        found = self.batches(beton, 12)
+        sound = Loader(beton, ScaleCrop(32, 36, 60, seed=1), CPU, colour_seed=1)
+        again = [Request(request.epochs, batch.ids) for request, batch in zip(requests, found, strict=True)]
+        for got, want in zip(found, sound.load(again), strict=True):
+            assert torch.equal(got.images, want.images)
+            assert torch.equal(got.colour, want.colour)
+
+    @pytest.mark.parametrize("threads", [1, 5])
+    @pytest.mark.parametrize(("batch", "world_size"), [(8, 1), (12, 3), (24, 2)])
+    def test_the_stream_is_the_same_for_any_number_of_ranks(
+        self, beton: Beton, batch: int, world_size: int, threads: int
+    ) -> None:
+        whole = np.concatenate([got.ids for got in self.batches(beton, 12)])
+        ranks = [self.batches(beton, batch, rank, world_size, threads=threads) for rank in range(world_size)]
+        shares = [np.concatenate([part.ids for part in parts]) for parts in zip(*ranks, strict=True)]
+        assert np.array_equal(np.concatenate(shares), whole)
+
+    def test_data_that_are_mostly_damaged_are_given_up(self, tmp_path: Path) -> None:
+        bad = without_its_scan(jpeg(smooth_image(64, 48, 0)))
+        beton = Beton(write_beton(tmp_path / "all.beton", [bad] * 6, [0] * 6))
+        loader = Loader(beton, CenterCrop(32, 40), CPU, replacement_seed=0)
+        with pytest.raises(RunError, match=r"sample \d .*damaged JPEG.*\(the last of 3 replacements for sample \d\)"):
+            list(loader.load(evaluation_batches(6, 3, 0, 1)))
+
+
+def test_a_batch_larger_than_the_first_is_refused(photos: Path) -> None:
+    requests = [Request(np.zeros(size, np.int64), np.arange(size)) for size in (4, 8)]
+    with pytest.raises(ValueError, match="a batch of 8 after a first one of 4"):
+        list(Loader(Beton(photos), CenterCrop(32, 36), CPU).load(requests))

@@ -117,6 +117,15 @@ class Beton:
         start = int(self.offsets[sample])
         return memoryview(self._map)[start : start + int(self.sizes[sample])]
 
+    @property
+    def address(self) -> int:
+        """Where the file begins in memory, for as long as this object lives: a record is at `address + offset`."""
+        return int(self._bytes.ctypes.data)
+
+    def expect_random_reads(self) -> None:
+        """Have the kernel read what is touched, and not megabytes around it."""
+        self._map.madvise(mmap.MADV_RANDOM)
+
     def describe(self, sample: int) -> str:
         """How errors name a sample."""
         where = f"{self.sizes[sample]} bytes at offset {self.offsets[sample]}"

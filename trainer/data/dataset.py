@@ -132,8 +132,9 @@ def training_order(recipe: Recipe, data: Dataset) -> TrainingOrder:
 
 
 def read_ahead(recipe: Recipe, data: Dataset, chunks: Chunks | None = None) -> ReadAhead | None:
-    """What asks the kernel for the records to come (in whole `chunks`, if given); None if the recipe turned it off."""
-    if recipe.data.read_ahead == 0:
+    """What asks the kernel for the records to come (in whole `chunks`, if given); None if the recipe turned it off, or
+    the system has no such call."""
+    if recipe.data.read_ahead == 0 or not hasattr(os, "posix_fadvise"):
         return None
     # Each of several nodes needs a part of every chunk only; that their storage reads whole ones is its own affair.
     one_node = os.environ.get("WORLD_SIZE", "1") == os.environ.get("LOCAL_WORLD_SIZE", "1")

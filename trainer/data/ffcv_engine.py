@@ -17,7 +17,7 @@ import queue
 import time
 from collections.abc import Generator, Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from trainer.data.crops import CropPolicy, draw_colour
 from trainer.data.loader import Batch, default_threads
 from trainer.data.order import Request
 from trainer.errors import UsageError
+
+_NOTHING_SKIPPED: Final = np.empty(0, np.int64)
 
 
 class FfcvLoader:
@@ -94,7 +96,8 @@ class FfcvLoader:
                 images, labels = fields[self._image], fields[self._label][:, 0]
                 (images, labels, colour), copied = self._on_device([images, labels, colour])
                 try:
-                    yield Batch(images, labels, colour, request.ids, time.perf_counter() - began)
+                    wait = time.perf_counter() - began
+                    yield Batch(images, labels, colour, request.ids, _NOTHING_SKIPPED, wait)
                 finally:
                     if copied is not None:
                         copied.synchronize()  # FFCV uses the memory again once it is asked for the next batch

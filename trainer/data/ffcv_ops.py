@@ -25,7 +25,7 @@ import itertools
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from ctypes import CFUNCTYPE, c_int64, c_uint8, c_void_p
+from ctypes import CFUNCTYPE, c_int64, c_void_p
 from dataclasses import replace
 from queue import Empty, Full
 from typing import Any, Final
@@ -39,10 +39,10 @@ from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.state import State
 
-from trainer.data.beton import MODE_JPEG
-from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
+from trainer.data.crop_jobs import bytes_at, crop_jobs, explain_job, padding
+from trainer.data.crops import CenterCrop, CropPolicy, RandomResizedCrop, ScaleCrop
 from trainer.errors import RunError
-from trainer.jpeg import CROP_DTYPE, FILL, KIND_JPEG, KIND_RGB, Pool, explain
+from trainer.jpeg import Pool
 
 POLL_SECONDS: Final = 0.5
 """How often FFCV's thread, when the queue is full, looks whether its consumer has left."""
@@ -65,8 +65,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV takes de
         super().__init__()
         self.policy = policy
         self.threads = threads
-        red, green, blue = fill
-        self._fill = FILL | red << 16 | green << 8 | blue if isinstance(policy, PaddedCrop) else 0
+        self._fill_colour = padding(policy, fill)
         self.epochs: int | Ints = 0
         """What keys the draws of the next batch: the pass, or int64 [b], that of each of its samples."""
         self.describe: Callable[[int], str] | None = None
@@ -140,25 +139,14 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV takes de
         records, side = self.metadata[ids], self.policy.size
         widths, heights = records["width"].astype(np.int64), records["height"].astype(np.int64)
         crops = self.policy(np.broadcast_to(np.asarray(self.epochs), ids.shape), ids, widths, heights)
-        jobs = np.zeros(len(ids), CROP_DTYPE)
-        jobs["data"], jobs["size"] = addresses, sizes
-        jobs["out"] = images + np.arange(len(ids)) * (side * side * 3)
-        jobs["box"], jobs["flip"] = crops.boxes, crops.flips
-        jobs["width"], jobs["height"] = widths, heights
-        jobs["out_width"] = jobs["out_height"] = side
-        jobs["fill"] = self._fill
-        jobs["kind"] = np.where(records["mode"] == MODE_JPEG, KIND_JPEG, KIND_RGB)
+        batch = bytes_at(images, len(ids) * side * side * 3).reshape(len(ids), side, side, 3)
+        places = np.arange(len(ids))
+        jobs = crop_jobs(addresses, sizes, records["mode"], widths, heights, crops, batch, places, self._fill_colour)
         if self._pool.decode(jobs):
             failed = np.flatnonzero(jobs["status"])
-            for job in jobs[failed]:  # no pixels of an earlier image
-                _bytes_at(int(job["out"]), side * side * 3)[:] = 0
-            raise RunError(self._explain(int(ids[failed[0]]), jobs[failed[0]]))
-
-    def _explain(self, sample: int, job: np.void) -> str:
-        name = (self.describe or "sample {}".format)(sample)
-        data = _bytes_at(int(job["data"]), int(job["size"])).data
-        size, box = (int(job["width"]), int(job["height"])), tuple(job["box"].tolist())
-        return f"{name}: {explain(int(job['status']), data, size, box)}"
+            batch[failed] = 0  # no pixels of an earlier image
+            name = (self.describe or "sample {}".format)(int(ids[failed[0]]))
+            raise RunError(f"{name}: {explain_job(jobs[failed[0]])}")
 
 
 class ScaleCropDecoder(CropDecoder):
@@ -292,7 +280,3 @@ def checked(loader: Loader) -> Generator[tuple[Any, ...], None, None]:
         yield from batches
     finally:
         batches.leave()
-
-
-def _bytes_at(address: int, size: int) -> npt.NDArray[np.uint8]:
-    return np.ctypeslib.as_array((c_uint8 * size).from_address(address))

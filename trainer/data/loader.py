@@ -1,7 +1,8 @@
-"""From a beton to batches on the device: one thread that runs ahead, and a pool of threads that decodes.
+"""From a beton to batches on the device: one thread that runs ahead, and a pool of C threads that decodes.
 
 The path of an image: memory map -> decode, crop, resize and mirror into its place in a (pinned) batch of bytes ->
 asynchronous copy to the device. Float arithmetic (normalisation, colour) happens there, see `trainer.data.colour`.
+Python does its part by the batch: NumPy draws the crops, and one call, without the GIL, makes all of them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from trainer.data.beton import MODE_JPEG, Beton
-from trainer.data.crops import CropPolicy, Crops, PaddedCrop, draw_colour
-from trainer.data.order import Request
+from trainer.data.beton import Beton
+from trainer.data.crop_jobs import crop_jobs, explain_job, padding
+from trainer.data.crops import CropPolicy, draw_colour
+from trainer.data.order import MAX_REPLACEMENTS, Ints, Request, draw_replacements
 from trainer.errors import RunError
-from trainer.jpeg import DecodeError, Pixels, crop_pixels, decode, decode_crop
+from trainer.jpeg import Pool
 
 POLL_SECONDS: Final = 5.0
 """How often a waiting consumer makes sure that the thread it waits for is alive."""
@@ -40,8 +40,10 @@ class Batch:
     """int64 [b]."""
     colour: torch.Tensor
     """float32 [b, 3]: standard normal draws for the colour augmentation; zeros where there is none."""
-    ids: npt.NDArray[np.int64]
+    ids: Ints
     """int64 [b], on the host: which samples these are."""
+    skipped: Ints
+    """int64 [k], on the host: samples that did not decode, in whose places others were taken. Mostly none."""
     wait: float
     """Seconds that the consumer waited for this batch."""
 
@@ -56,6 +58,18 @@ class _Slot:
         self.copied = torch.cuda.Event() if pinned else None
 
 
+@dataclass
+class _Made:
+    """A batch in host memory."""
+
+    slot: _Slot
+    ids: Ints
+    skipped: Ints
+
+
+_Item: TypeAlias = _Made | BaseException | None
+
+
 class Loader:
     """Loads requested samples of `beton`, cropped by `crops`, in the order of the requests.
 
@@ -64,6 +78,8 @@ class Loader:
         prefetch: batches made ahead of the consumer.
         colour_seed: draw numbers for the colour augmentation from this seed; None leaves them zero.
         fill: RGB of the padding, for `PaddedCrop`.
+        replacement_seed: draw other samples from this seed for those that do not decode (see `draw_replacements`);
+            None: they are an error.
     """
 
     def __init__(
@@ -76,6 +92,7 @@ class Loader:
         prefetch: int = 2,
         colour_seed: int | None = None,
         fill: tuple[int, int, int] = (0, 0, 0),
+        replacement_seed: int | None = None,
     ) -> None:
         self.beton = beton
         self.crops = crops
@@ -83,8 +100,8 @@ class Loader:
         self.threads = threads or default_threads()
         self.prefetch = prefetch
         self.colour_seed = colour_seed
-        self.fill = np.array(fill, np.uint8)
-        self._padded = isinstance(crops, PaddedCrop)
+        self.replacement_seed = replacement_seed
+        self._fill_colour = padding(crops, fill)
         self._slots: list[_Slot] = []
         # Copies have a stream of their own: on that of the network they would wait for the step before.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -93,9 +110,9 @@ class Loader:
         """Yield one batch a request. An error in any thread is raised here, in place of the next batch.
 
         Raises:
-            RunError: a sample does not decode; the message names it.
+            RunError: a sample does not decode, and there is no replacement for it; the message names it.
         """
-        ready: queue.SimpleQueue[tuple[_Slot, Request] | BaseException | None] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
         producer = threading.Thread(target=self._produce, args=(requests, ready, free), name="loader", daemon=True)
         producer.start()
@@ -107,16 +124,13 @@ class Loader:
                     return
                 if isinstance(item, BaseException):
                     raise item
-                slot, request = item
-                yield self._on_device(slot, request, time.perf_counter() - began)
-                free.put(slot)
+                yield self._on_device(item, time.perf_counter() - began)
+                free.put(item.slot)
         finally:
             free.put(None)
             producer.join()
 
-    def _next(
-        self, ready: queue.SimpleQueue[tuple[_Slot, Request] | BaseException | None], producer: threading.Thread
-    ) -> tuple[_Slot, Request] | BaseException | None:
+    def _next(self, ready: queue.SimpleQueue[_Item], producer: threading.Thread) -> _Item:
         while True:
             try:
                 return ready.get(timeout=POLL_SECONDS)
@@ -124,8 +138,8 @@ class Loader:
                 if not producer.is_alive() and ready.empty():
                     return RunError(f"{self.beton.path}: the loader's thread died")
 
-    def _on_device(self, slot: _Slot, request: Request, wait: float) -> Batch:
-        count = len(request.ids)
+    def _on_device(self, made: _Made, wait: float) -> Batch:
+        slot, count = made.slot, len(made.ids)
         tensors = [slot.images[:count], slot.labels[:count], slot.colour[:count]]
         if self._copies is not None and slot.copied is not None:
             with torch.cuda.stream(self._copies):
@@ -136,18 +150,15 @@ class Loader:
             for tensor in tensors:
                 tensor.record_stream(network)
         images, labels, colour = tensors
-        return Batch(images, labels, colour, request.ids, wait)
+        return Batch(images, labels, colour, made.ids, made.skipped, wait)
 
     def _produce(
-        self,
-        requests: Iterable[Request],
-        ready: queue.SimpleQueue[tuple[_Slot, Request] | BaseException | None],
-        free: queue.SimpleQueue[_Slot | None],
+        self, requests: Iterable[Request], ready: queue.SimpleQueue[_Item], free: queue.SimpleQueue[_Slot | None]
     ) -> None:
         try:
             if self.device.type == "cuda":  # the current device is a thread's own; pinning would go through GPU 0
                 torch.cuda.set_device(self.device)
-            with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+            with Pool(self.threads) as pool:
                 pending = iter(requests)
                 first = next(pending, None)
                 if first is not None:
@@ -157,8 +168,7 @@ class Loader:
                         free_slot = free.get()
                         if free_slot is None:
                             return
-                        self._fill(free_slot, request, pool)
-                        ready.put((free_slot, request))
+                        ready.put(self._make(free_slot, request, pool))
             ready.put(None)
         except BaseException as error:
             ready.put(error)
@@ -169,57 +179,41 @@ class Loader:
             self._slots = [_Slot(batch, self.crops.size, pinned) for _ in range(self.prefetch + 1)]
         return self._slots
 
-    def _fill(self, slot: _Slot, request: Request, pool: ThreadPoolExecutor) -> None:
+    def _make(self, slot: _Slot, request: Request, pool: Pool) -> _Made:
         if slot.copied is not None:
             slot.copied.synchronize()
-        ids, count = request.ids, len(request.ids)
-        slot.labels[:count] = torch.from_numpy(self.beton.labels[ids])
+        ids, skipped = self._decode(slot, request, pool)
+        slot.labels[: len(ids)] = torch.from_numpy(self.beton.labels[ids])
         if self.colour_seed is not None:
-            slot.colour[:count] = torch.from_numpy(draw_colour(self.colour_seed, request.epochs, ids))
-        crops = self.crops(request.epochs, ids, *self._sides_of(ids))
+            slot.colour[: len(ids)] = torch.from_numpy(draw_colour(self.colour_seed, request.epochs, ids))
+        return _Made(slot, ids, skipped)
+
+    def _decode(self, slot: _Slot, request: Request, pool: Pool) -> tuple[Ints, Ints]:
+        """Make the images; returns which samples they are of (int64 [b]), and which were skipped (int64 [k])."""
+        beton, ids = self.beton, request.ids.copy()
+        places, skipped = np.arange(len(ids)), [np.empty(0, np.int64)]
         images = slot.images.numpy()
-        bounds = np.linspace(0, count, min(4 * self.threads, count) + 1).astype(int)
-        parts = [pool.submit(self._decode, ids, crops, images, *part) for part in itertools.pairwise(bounds)]
-        for part in parts:
-            part.result()
-
-    def _sides_of(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        return self.beton.widths[ids].astype(np.int64), self.beton.heights[ids].astype(np.int64)
-
-    def _decode(self, ids: npt.NDArray[np.int64], crops: Crops, images: Pixels, start: int, stop: int) -> None:
-        boxes = crops.boxes[start:stop].tolist()
-        for place, box in enumerate(boxes, start):
-            sample = int(ids[place])
-            try:
-                self._decode_sample(sample, tuple(box), bool(crops.flips[place]), images[place])
-            except DecodeError as error:
-                raise RunError(f"{self.beton.describe(sample)}: {error}") from error
-
-    def _decode_sample(self, sample: int, box: tuple[float, float, float, float], flip: bool, out: Pixels) -> None:
-        record = self.beton.record(sample)
-        width, height = int(self.beton.widths[sample]), int(self.beton.heights[sample])
-        if self.beton.modes[sample] == MODE_JPEG and not self._padded:
-            decode_crop(record, (width, height), box, flip, out)
-            return
-        if self.beton.modes[sample] == MODE_JPEG:
-            pixels = decode(record)
-        else:
-            pixels = np.frombuffer(record, np.uint8).reshape(height, width, 3)
-        if self._padded:
-            crop_padded(pixels, (int(box[0]), int(box[1])), flip, self.fill, out)
-        else:
-            crop_pixels(pixels, box, flip, out)
-
-
-def crop_padded(pixels: Pixels, corner: tuple[int, int], flip: bool, fill: Pixels, out: Pixels) -> None:
-    """Copy the crop whose left top `corner` may lie outside of the image into `out`; outside is the colour `fill`."""
-    size, (left, top) = len(out), corner
-    rows = slice(max(top, 0), max(min(top + size, pixels.shape[0]), 0))
-    columns = slice(max(left, 0), max(min(left + size, pixels.shape[1]), 0))
-    out[:] = fill
-    out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = pixels[rows, columns]
-    if flip:
-        out[:] = out[:, ::-1].copy()
+        if len(ids) > len(images):
+            raise ValueError(f"a batch of {len(ids)} after a first one of {len(images)}")
+        for attempt in range(MAX_REPLACEMENTS + 1):
+            chosen = ids[places]
+            widths, heights = beton.widths[chosen].astype(np.int64), beton.heights[chosen].astype(np.int64)
+            crops = self.crops(request.epochs[places], chosen, widths, heights)
+            records = beton.address + beton.offsets[chosen], beton.sizes[chosen], beton.modes[chosen], widths, heights
+            jobs = crop_jobs(*records, crops, images, places, self._fill_colour)
+            if not pool.decode(jobs):
+                return ids, np.concatenate(skipped)
+            failed = np.flatnonzero(jobs["status"])
+            if self.replacement_seed is None or attempt == MAX_REPLACEMENTS:
+                first = failed[0]
+                asked_for = int(request.ids[places[first]])
+                tried = f" (the last of {attempt} replacements for sample {asked_for})" if attempt else ""
+                raise RunError(f"{beton.describe(int(chosen[first]))}: {explain_job(jobs[first])}{tried}")
+            skipped.append(chosen[failed])
+            places = places[failed]
+            epochs, asked = request.epochs[places], request.ids[places]
+            ids[places] = draw_replacements(len(beton), self.replacement_seed, epochs, asked, attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def default_threads() -> int:

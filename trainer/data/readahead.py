@@ -8,12 +8,12 @@ call a record, in a thread of its own; where the data are in memory already it i
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import mmap
 import os
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -54,9 +54,7 @@ class ReadAhead:
         self._beton = beton
         self.batches = batches
         self.chunks = chunks
-        file_map = beton.record(0).obj
-        assert isinstance(file_map, mmap.mmap)
-        file_map.madvise(mmap.MADV_RANDOM)
+        beton.expect_random_reads()
 
     def wrap(self, requests: Iterable[Request]) -> Generator[Request, None, None]:
         """The same requests, each when its records have been asked for.
@@ -115,6 +113,16 @@ class ReadAhead:
             asked.put(None)
         except BaseException as error:
             asked.put(error)
+
+
+@contextlib.contextmanager
+def reading_ahead(read_ahead: ReadAhead | None, requests: Iterable[Request]) -> Iterator[Iterable[Request]]:
+    """The `requests`, read ahead where that is wanted. Its thread ends with the `with` block."""
+    if read_ahead is None:
+        yield requests
+        return
+    with contextlib.closing(read_ahead.wrap(requests)) as wrapped:
+        yield wrapped
 
 
 class Memory:
