@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.jpeg.test_transcode import KINDS, picture
+from tests.jpeg.pictures import KINDS, picture
 from tests.samples import jpeg
 from trainer.jpeg.native import TranscodeError, transcode
 

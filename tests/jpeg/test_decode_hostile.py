@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.jpeg.pictures import KINDS, picture
 from tests.jpeg.surgery import (
     DHT,
     DQT,
@@ -20,7 +21,6 @@ from tests.jpeg.surgery import (
     take_apart,
     with_frame,
 )
-from tests.jpeg.test_transcode import KINDS, picture
 from tests.samples import REPOSITORY, jpeg
 from trainer.jpeg.native import DecodeError, Decoder, Pixels, decode
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.jpeg.pictures import KINDS, picture
 from tests.jpeg.references import pillow_crop, pillow_planes, turbojpeg_planes
 from tests.jpeg.surgery import (
     DQT,
@@ -27,7 +28,6 @@ from tests.jpeg.surgery import (
     take_apart,
     with_frame,
 )
-from tests.jpeg.test_transcode import KINDS, picture
 from tests.samples import REPOSITORY, jpeg
 from trainer.jpeg.native import (
     Decoder,

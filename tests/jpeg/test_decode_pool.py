@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.jpeg.test_transcode import KINDS, picture
+from tests.jpeg.pictures import KINDS, picture
 from tests.samples import REPOSITORY, jpeg
 from trainer.jpeg.native import (
     CROP_DTYPE,
