@@ -37,6 +37,12 @@ def jpeg(pixels: Pixels, quality: int = 90, mode: str = "RGB", **options: object
     return file.getvalue()
 
 
+def without_its_scan(data: bytes) -> bytes:
+    """A JPEG that ends behind its headers."""
+    start = data.index(b"\xff\xda")
+    return data[: start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
+
+
 def write_beton(path: Path, images: Sequence[Pixels | bytes], labels: Sequence[int]) -> Path:
     """A beton without a manifest: arrays are stored raw, bytes as the JPEGs that they are."""
     with open(path, "wb") as file:

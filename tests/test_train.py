@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from tests.samples import PYTHON, REPOSITORY, smooth_image, write_beton
+from tests.samples import PYTHON, REPOSITORY, jpeg, smooth_image, without_its_scan, write_beton
 from trainer import checkpoint
 from trainer.errors import RunError, UsageError
 from trainer.evaluate import evaluate_checkpoint
@@ -159,15 +159,18 @@ def test_a_finished_run_is_not_trained_further(recipe: Callable[..., Recipe]) ->
     assert all(torch.equal(before[key], value) for key, value in weights(made.run_dir).items())
 
 
-def test_a_run_stopped_anywhere_and_resumed_ends_as_if_it_had_not_been(recipe: Callable[..., Recipe]) -> None:
-    straight = recipe("name=straight")
+@pytest.mark.parametrize("order", ["random", "chunked"])
+def test_a_run_stopped_anywhere_and_resumed_ends_as_if_it_had_not_been(
+    recipe: Callable[..., Recipe], order: str
+) -> None:
+    straight = recipe("name=straight", f"data.order={order}")
     train(straight)
-    stopped = recipe("name=stopped")
+    stopped = recipe("name=stopped", f"data.order={order}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.train.Run._after_step", stop_at(stopped, step=14))
         with pytest.raises(KeyboardInterrupt):
             train(stopped)
-    train(recipe("name=stopped"))
+    train(recipe("name=stopped", f"data.order={order}"))
     assert losses(stopped.run_dir) == losses(straight.run_dir)
     expected = weights(straight.run_dir)
     for key, value in weights(stopped.run_dir).items():
@@ -241,6 +244,50 @@ def test_validation_data_of_more_classes_are_refused(recipe: Callable[..., Recip
 def test_a_loss_that_is_not_finite_ends_the_run(recipe: Callable[..., Recipe]) -> None:
     with pytest.raises(RunError, match=r"the loss is (nan|inf) between steps \d+ and \d+"):
         train(recipe("optimizer.lr=1e30"))
+
+
+class TestDamagedSamples:
+    """`data.on_error`."""
+
+    BAD = (4, 31)
+
+    @pytest.fixture
+    def damaged(self, tmp_path: Path) -> str:
+        images = [jpeg(smooth_image(16, 16, i)) for i in range(50)]
+        for sample in self.BAD:
+            images[sample] = without_its_scan(images[sample])
+        return f"data.train={write_beton(tmp_path / 'train.beton', images, [i % 3 for i in range(50)])}"
+
+    def test_end_the_run_with_their_name(self, recipe: Callable[..., Recipe], damaged: str) -> None:
+        with pytest.raises(RunError, match=r"train\.beton: sample (4|31) \(label .*\): damaged JPEG"):
+            train(recipe(damaged))
+
+    def test_are_replaced_named_once_and_counted_over_resumes(
+        self, recipe: Callable[..., Recipe], damaged: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        made = recipe(damaged, "data.on_error=skip", "name=stopped")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trainer.train.Run._after_step", stop_at(made, step=14))
+            with pytest.raises(KeyboardInterrupt):
+                train(made)
+        first = capsys.readouterr().out
+        for sample in self.BAD:
+            assert first.count(f"train.beton: sample {sample} (label") == 1
+        train(recipe(damaged, "data.on_error=skip", "name=stopped"))
+        counted = sum(line["skipped"] for line in read_metrics(made.run_dir) if line["kind"] == "train")
+        assert counted >= 14  # 24 steps of 16 are 7.7 epochs, of two such samples each
+        assert checkpoint.load(made.run_dir)["skipped"] == counted
+        assert f"; {counted} samples did not decode and were replaced" in capsys.readouterr().out
+        report([made.run_dir])
+        assert f"{counted} did not decode and were replaced" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_both_engines_train_alike(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ffcv")
+    for engine in ("native", "ffcv"):
+        finish(launch(data, tmp_path, f"name={engine}", f"data.engine={engine}"))
+    assert losses(tmp_path / "runs" / "ffcv") == losses(tmp_path / "runs" / "native")
 
 
 @pytest.mark.slow

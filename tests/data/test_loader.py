@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import torch
 
-from tests.samples import jpeg, smooth_image, write_beton
+from tests.samples import jpeg, smooth_image, without_its_scan, write_beton
 from trainer.data.beton import Beton
 from trainer.data.crops import CenterCrop, PaddedCrop, ScaleCrop
 from trainer.data.loader import Batch, Loader
@@ -126,12 +126,6 @@ def test_a_stream_that_is_left_early_leaves_no_thread_behind(photos: Path) -> No
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not set(threading.enumerate()) - before
-
-
-def without_its_scan(data: bytes) -> bytes:
-    """A JPEG that ends behind its headers."""
-    start = data.index(b"\xff\xda")
-    return data[: start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
 
 
 class TestSkipping:
