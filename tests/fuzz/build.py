@@ -58,7 +58,7 @@ def build_with_libfuzzer(clang: str, folder: Path) -> Path:
         guided = source.parent == SOURCES and source.name not in PLAIN
         # Comparisons of markers are worth following, those of samples are not.
         coverage = ["-fsanitize=fuzzer-no-link"] if guided else []
-        if guided and source.name in ("resize.c", "scan.c"):
+        if guided and source.name.startswith(("resize", "scan")):
             coverage.append("-fno-sanitize-coverage=trace-cmp")
         objects.append(str(folder / f"{source.stem}.o"))
         _run([clang, *FLAGS, *coverage, "-O2", NO_SPARE, f"-I{SOURCES}", "-c", str(source), "-o", objects[-1]])
