@@ -131,6 +131,21 @@ class TestBatch:
                     pool.decode(other)
 
 
+COLOUR = (11, 22, 33)
+
+
+def padded_crop(source: Pixels, size: tuple[int, int], corner: tuple[int, int], out: Pixels) -> np.ndarray:
+    """The crop to make of a JPEG's bytes [n], or of pixels [h, w, 3], with COLOUR outside: CROP_DTYPE [1]."""
+    crop = np.zeros(1, CROP_DTYPE)
+    height, width, _ = out.shape
+    crop["data"], crop["size"], crop["out"] = source.ctypes.data, source.size, out.ctypes.data
+    (crop["width"], crop["height"]), crop["out_width"], crop["out_height"] = size, width, height
+    crop["box"] = (*corner, corner[0] + width, corner[1] + height)
+    crop["kind"] = KIND_JPEG if source.ndim == 1 else KIND_RGB
+    crop["fill"] = FILL | COLOUR[0] << 16 | COLOUR[1] << 8 | COLOUR[2]
+    return crop
+
+
 class TestFill:
     """A box that leaves the image, of whole pixels and of the output's size: a colour stands outside."""
 
@@ -144,14 +159,12 @@ class TestFill:
         pixels = picture(width, height)
         source = np.frombuffer(jpeg(pixels), np.uint8) if is_jpeg else pixels
         whole = decode(source.tobytes()) if is_jpeg else pixels
-        padded = np.full((height + 2 * 120, width + 2 * 120, 3), (11, 22, 33), np.uint8)
+        padded = np.full((height + 2 * 120, width + 2 * 120, 3), COLOUR, np.uint8)
         padded[120:-120, 120:-120] = whole
         expected = padded[120 + top : 120 + top + 24, 120 + left : 120 + left + 32]
-        out, crop = np.zeros((24, 32, 3), np.uint8), np.zeros(1, CROP_DTYPE)
-        crop["data"], crop["size"], crop["out"] = source.ctypes.data, source.size, out.ctypes.data
-        crop["width"], crop["height"], crop["out_width"], crop["out_height"] = width, height, 32, 24
-        crop["box"], crop["flip"] = (left, top, left + 32, top + 24), flip
-        crop["kind"], crop["fill"] = KIND_JPEG if is_jpeg else KIND_RGB, FILL | 11 << 16 | 22 << 8 | 33
+        out = np.zeros((24, 32, 3), np.uint8)
+        crop = padded_crop(source, (width, height), (left, top), out)
+        crop["flip"] = flip
         with Pool(1) as pool:
             assert pool.decode(crop) == 0
         np.testing.assert_array_equal(out, expected[:, ::-1] if flip else expected)
@@ -168,14 +181,39 @@ class TestFill:
         ],
     )
     def test_does_not_resize(self, change: dict[str, object]) -> None:
-        pixels, out, crop = picture(20, 20), np.zeros((24, 33, 3), np.uint8), np.zeros(1, CROP_DTYPE)
-        crop["data"], crop["size"], crop["out"] = pixels.ctypes.data, pixels.size, out.ctypes.data
-        crop["width"], crop["height"], crop["out_width"], crop["out_height"] = 20, 20, 32, 24
-        crop["box"], crop["kind"], crop["fill"] = (0, 0, 32, 24), KIND_RGB, FILL
+        pixels, out = picture(20, 20), np.zeros((25, 32, 3), np.uint8)
+        crop = padded_crop(pixels, (20, 20), (0, 0), out[:24])
         for name, value in change.items():
             crop[name] = value
         with Pool(1) as pool:
             assert pool.decode(crop) == 1
+
+    @pytest.mark.parametrize("corner", [(20, 0), (0, 20), (-32, -24), (500, 500)])
+    @pytest.mark.parametrize(
+        ("source", "reason"),
+        [
+            (jpeg(picture(20, 20)), None),
+            (jpeg(picture(20, 20), progressive=True), None),
+            (picture(20, 20), None),
+            (b"\0" * 500, "not a JPEG"),
+            (jpeg(picture(20, 20))[:200], "its data end too early"),
+            (jpeg(picture(21, 20)), "the JPEG is 21x20, its record says 20x20"),
+            (picture(21, 20), "1260 bytes are not the pixels of an image of 20x20"),
+        ],
+        ids=["a JPEG", "a progressive JPEG", "pixels", "zeros", "half a header", "a larger JPEG", "more pixels"],
+    )
+    def test_a_source_that_is_not_in_the_box_is_checked_all_the_same(
+        self, source: bytes | Pixels, reason: str | None, corner: tuple[int, int]
+    ) -> None:
+        data = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else source
+        out = np.zeros((24, 32, 3), np.uint8)
+        crop = padded_crop(data, (20, 20), corner, out)
+        with Pool(1) as pool:
+            assert pool.decode(crop) == (reason is not None)
+        if reason:
+            assert reason in explain(int(crop["status"][0]), data.tobytes(), (20, 20))
+        else:
+            assert (out == COLOUR).all()
 
 
 class TestLife:

@@ -201,7 +201,6 @@ static int resize_pixels(jc_decoder *decoder, const jc_crop *crop)
 
 static int decode_pixels(jc_decoder *decoder, const jc_crop *crop)
 {
-    if (crop->size != (uint64_t)crop->width * (uint64_t)crop->height * 3) return JC_OTHER_SIZE;
     int same = crop->box[2] - crop->box[0] == crop->out_width && crop->box[3] - crop->box[1] == crop->out_height;
     if (!same || !is_whole(crop->box[0]) || !is_whole(crop->box[1])) return resize_pixels(decoder, crop);
     copy_pixels(crop);
@@ -215,7 +214,7 @@ static int check_box(const jc_crop *crop)
     const double *box = crop->box;
     int whole = 1;
     for (int side = 0; side < 4; side++) whole &= fabs(box[side]) <= 1 << 20 && is_whole(box[side]);
-    /* Written so that what is not a number fails. Thinner boxes than this have no use, and would only cost precision. */
+    /* Written so that what is not a number fails. Thinner boxes than this have no use, and would cost precision. */
     if (!crop->fill)
         return box[0] >= 0 && box[2] <= crop->width && box[2] - box[0] >= 1e-3 && box[1] >= 0 &&
                box[3] <= crop->height && box[3] - box[1] >= 1e-3;
@@ -233,13 +232,22 @@ static int check(const jc_crop *crop)
     return check_box(crop) ? JC_OK : JC_BAD_BOX;
 }
 
+/* Whether the source is what its record says; the header of a JPEG is read for it. */
+static int check_source(const jc_crop *crop, header *h)
+{
+    if (crop->kind == JC_RGB)
+        return crop->size == (uint64_t)crop->width * (uint64_t)crop->height * 3 ? JC_OK : JC_OTHER_SIZE;
+    int status = read_header(crop->data, (size_t)crop->size, h);
+    if (status != JC_OK) return status;
+    return h->width == crop->width && h->height == crop->height ? JC_OK : JC_OTHER_SIZE;
+}
+
 static int crop_inside(jc_decoder *decoder, const jc_crop *crop)
 {
-    if (crop->kind == JC_RGB) return decode_pixels(decoder, crop);
     header h;
-    int status = read_header(crop->data, (size_t)crop->size, &h);
+    int status = check_source(crop, &h);
     if (status != JC_OK) return status;
-    if (h.width != crop->width || h.height != crop->height) return JC_OTHER_SIZE;
+    if (crop->kind == JC_RGB) return decode_pixels(decoder, crop);
     if (!h.indirect) return decode_jpeg(decoder, &h, crop);
     jc_crop copy = *crop;
     return with_sequential(decoder, crop->data, (size_t)crop->size, &h, decode_jpeg_again, &copy);
@@ -261,7 +269,10 @@ static int crop_padded(jc_decoder *decoder, const jc_crop *crop)
         int length = side ? crop->height : crop->width;
         if (inside.box[side] < 0) inside.box[side] = 0;
         if (inside.box[side + 2] > length) inside.box[side + 2] = length;
-        if (inside.box[side] >= inside.box[side + 2]) return JC_OK;
+        if (inside.box[side] >= inside.box[side + 2]) {
+            header unused;
+            return check_source(crop, &unused);
+        }
     }
     inside.out_width = (int32_t)(inside.box[2] - inside.box[0]);
     inside.out_height = (int32_t)(inside.box[3] - inside.box[1]);

@@ -2,8 +2,10 @@
  *
  * Contract
  * - A decoder or a pool belongs to one caller at a time; different ones run side by side. There is no global state.
- * - Input is untrusted: nothing is read outside of [data, data + size), nothing is written outside of the output, and
- *   the work is bounded by the size of the image that the header declares. What cannot be decoded returns a jc_status.
+ * - Input is untrusted: nothing is read outside of [data, data + size), and nothing is written outside of the output.
+ *   Time and memory are bounded by the sizes of the file and of the output, whatever the header declares: more blocks
+ *   than the file has bits for are refused before there is room for them. What cannot be decoded returns a jc_status.
+ * - Damage is found where it is read: in the header, and in the coded data of the restart segments that the box touches.
  * - Sizes, box and buffers are checked once, on entry; the functions below the door rely on it.
  * - No memory is allocated for an image that fits the scratch memory of an earlier one.
  * - The same bytes come out with and without SIMD.
@@ -71,7 +73,8 @@ typedef struct {
     int32_t kind;        /* JC_JPEG or JC_RGB */
     int32_t flip;        /* mirror left and right */
     int32_t fill;        /* 0: the box lies inside of the source. JC_FILL | 0xRRGGBB: it may leave it, where this colour
-                            is; then it is of whole pixels and of the output's size (nothing is resized) */
+                            is; then it is of whole pixels and of the output's size (nothing is resized). Of a source
+                            that is wholly outside of it the header and the size are checked all the same */
     int32_t status;      /* written: a jc_status */
 } jc_crop;
 
