@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.jpeg.pictures import KINDS, picture
 from tests.samples import jpeg
-from trainer.jpeg.native import TranscodeError, transcode
+from trainer.jpeg import TranscodeError, transcode
 
 SIZES = ((1, 1), (8, 8), (17, 9), (33, 40), (64, 48))
 

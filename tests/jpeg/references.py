@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from tests.jpeg.surgery import sampling, size
-from trainer.jpeg.native import Box, Pixels, read_info
+from trainer.jpeg import Box, Pixels, read_info
 
 ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
 

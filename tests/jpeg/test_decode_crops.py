@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.jpeg.pictures import KINDS, picture
+from tests.jpeg.pictures import KINDS, SAMPLINGS, picture, restarted
 from tests.jpeg.references import pillow_crop, resized
 from tests.jpeg.surgery import APP0, Segment, put_together, take_apart
-from tests.jpeg.test_decode_planes import SAMPLINGS, restarted
 from tests.samples import jpeg, smooth_image
-from trainer.jpeg.native import (
+from trainer.jpeg import (
     KIND_RGB,
     Box,
     DecodeError,

@@ -22,7 +22,7 @@ from tests.jpeg.surgery import (
     with_frame,
 )
 from tests.samples import REPOSITORY, jpeg
-from trainer.jpeg.native import DecodeError, Decoder, Pixels, decode
+from trainer.jpeg import DecodeError, Decoder, Pixels, decode
 
 WARM = [Decoder(), Decoder(portable=True)]
 """Decoders that have seen all the images of this file."""
@@ -216,7 +216,7 @@ class TestRefusedHeaders:
 
 HUGE = """
 import resource, sys
-from trainer.jpeg.native import DecodeError, Decoder
+from trainer.jpeg import DecodeError, Decoder
 import numpy as np
 data, box = sys.stdin.buffer.read(), eval(sys.argv[1])
 decoder, out = Decoder(), np.empty((8, 8, 3), np.uint8)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.jpeg.pictures import KINDS, picture
+from tests.jpeg.pictures import KINDS, SAMPLINGS, picture, restarted
 from tests.jpeg.references import pillow_crop, pillow_planes, turbojpeg_planes
 from tests.jpeg.surgery import (
     DQT,
@@ -24,12 +24,11 @@ from tests.jpeg.surgery import (
     mcu_grid,
     one_block,
     put_together,
-    resampled,
     take_apart,
     with_frame,
 )
 from tests.samples import REPOSITORY, jpeg
-from trainer.jpeg.native import (
+from trainer.jpeg import (
     Decoder,
     Pixels,
     TranscodeError,
@@ -37,25 +36,12 @@ from trainer.jpeg.native import (
     decode_planes,
     has_simd,
     read_info,
-    restart_interval,
     transcode,
 )
 
 SOF1 = 0xC1  # extended sequential
 UNKNOWN_TO_TURBOJPEG = {"1x4"}
 DECODERS = {"simd": Decoder(), "portable": Decoder(portable=True)}
-
-SAMPLINGS: dict[str, Callable[..., bytes]] = {
-    "gray": lambda p, q, **options: jpeg(p, q, "L", **options),
-    "gray 2x2": lambda p, q, **options: with_frame(jpeg(p, q, "L", **options), first_sampling=(2, 2)),
-    "gray 3x4": lambda p, q, **options: with_frame(jpeg(p, q, "L", **options), first_sampling=(3, 4)),
-    "4:4:4": lambda p, q, **options: jpeg(p, q, subsampling="4:4:4", **options),
-    "4:2:2": lambda p, q, **options: jpeg(p, q, subsampling="4:2:2", **options),
-    "4:2:0": lambda p, q, **options: jpeg(p, q, subsampling="4:2:0", **options),
-    "4:4:0": lambda p, q, **options: resampled(jpeg(p, q, subsampling="4:2:2", **options), (1, 2)),
-    "4:1:1": lambda p, q, **options: resampled(jpeg(p, q, subsampling="4:2:0", **options), (4, 1)),
-}
-"""Encoders of pixels at a quality, in one scan."""
 
 
 def assert_exact(data: bytes, reference: Callable[[bytes], list[Pixels]] = turbojpeg_planes) -> None:
@@ -66,17 +52,6 @@ def assert_exact(data: bytes, reference: Callable[[bytes], list[Pixels]] = turbo
         assert len(planes) == len(expected), name
         for own, other in zip(planes, expected, strict=True):
             np.testing.assert_array_equal(own, other, name)
-
-
-def restarted(encode: Callable[..., bytes], pixels: Pixels, quality: int, policy: str) -> bytes:
-    """With restart markers: none, each so many MCUs, as transcoding places them, each row, or across rows."""
-    if policy == "none":
-        return encode(pixels, quality)
-    if policy == "row":
-        return encode(pixels, quality, restart_marker_rows=1)
-    across, _ = mcu_grid(encode(pixels, quality))
-    interval = {"own": restart_interval(across), "across rows": across + 1}.get(policy) or int(policy)
-    return encode(pixels, quality, restart_marker_blocks=interval)
 
 
 class TestExact:

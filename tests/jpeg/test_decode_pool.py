@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.jpeg.pictures import KINDS, picture
 from tests.samples import REPOSITORY, jpeg
-from trainer.jpeg.native import (
+from trainer.jpeg import (
     CROP_DTYPE,
     FILL,
     KIND_JPEG,
@@ -253,14 +253,12 @@ class TestLife:
 
     @pytest.mark.parametrize("end", ["", "pool.close()", "del pool", "os._exit(0)"])
     def test_a_process_ends_with_an_open_pool(self, end: str) -> None:
-        assert (
-            run(f"import os\nfrom trainer.jpeg.native import Decoder, Pool\npool = Pool(4); d = Decoder()\n{end}") == ""
-        )
+        assert run(f"import os\nfrom trainer.jpeg import Decoder, Pool\npool = Pool(4); d = Decoder()\n{end}") == ""
 
 
 FORK = """
 import os, signal
-from trainer.jpeg.native import CROP_DTYPE, Pool, decode
+from trainer.jpeg import CROP_DTYPE, Pool, decode
 import numpy as np
 from tests.samples import jpeg
 picture = jpeg(np.zeros((30, 40, 3), np.uint8))

@@ -135,7 +135,7 @@ int reserve_planes(jc_decoder *decoder, int components, const int width[], const
 
 int decode_rectangle(jc_decoder *decoder, const header *header, mcu_rectangle rectangle);
 
-/* --- resize*.c: planes to an image ----------------------------------------------------------------------------- */
+/* --- resize*.c: planes to an image ---------------------------------------------------------------------------- */
 
 /* What the triangle filter reads along one axis of a plane of `length` samples: [first, last). */
 typedef struct {
