@@ -6,7 +6,9 @@
  * - SIMD and portable code differ, or a decoder that has seen other images and a new one: in status or in one byte,
  * - an image decodes in full, but not its crop; or its crop at scale 1 differs from the same region of the image,
  * - a transcoded image does not decode, differs from its source, has restart segments that cross rows, or changes when it
- *   is transcoded again.
+ *   is transcoded again,
+ * - recoding (recode.h), libjpeg alone and both in turn do not transcode to the same bytes or refuse in the same words; but
+ *   recoding may leave anything to libjpeg.
  * Whether samples are the right ones is not asked here: tests/jpeg compares them with libjpeg's.
  *
  * The longest run so far: libFuzzer of clang 14, one core, 38 minutes of its time in two runs, 2,517,471 inputs of up to
@@ -14,6 +16,7 @@
  * all but one unreachable line of scan*.c, and all of decode.c but its constants.
  */
 #include "jpegcrop.h"
+#include "recode.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -188,6 +191,41 @@ static int planes_with_all(const task *t, const jc_info *info, planes *out)
 
 /* --- transcoding ------------------------------------------------------------------------------------------------- */
 
+typedef struct {
+    int status;
+    uint8_t *data;
+    size_t size;
+    char reason[JC_REASON];
+} transcoded;
+
+static transcoded transcode_task(const task *t, int ways)
+{
+    transcoded result = {.data = NULL};
+    result.status = transcode_by(ways, t->data, t->size, &result.data, &result.size, result.reason);
+    REQUIRE(memchr(result.reason, 0, sizeof result.reason));
+    REQUIRE((result.status == JC_OK) == (result.reason[0] == 0));
+    return result;
+}
+
+static int are_same(const transcoded *a, const transcoded *b)
+{
+    if (a->status != b->status || strcmp(a->reason, b->reason) != 0) return 0;
+    return a->status != JC_OK || (a->size == b->size && memcmp(a->data, b->data, a->size) == 0);
+}
+
+static void fuzz_ways(const task *t)
+{
+    transcoded by_libjpeg = transcode_task(t, BY_LIBJPEG), by_both = transcode_task(t, BY_RECODING | BY_LIBJPEG);
+    REQUIRE(are_same(&by_libjpeg, &by_both));
+    for (int simd = 0; simd < 2; simd++) {
+        transcoded recoded = transcode_task(t, BY_RECODING | (simd ? 0 : WITHOUT_BMI2));
+        REQUIRE(are_same(&by_libjpeg, &recoded) || strcmp(recoded.reason, "left to libjpeg") == 0);
+        jc_free(recoded.data);
+    }
+    jc_free(by_libjpeg.data);
+    jc_free(by_both.data);
+}
+
 static void fuzz_transcode(const task *t, const planes *original)
 {
     char reason[JC_REASON];
@@ -195,6 +233,7 @@ static void fuzz_transcode(const task *t, const planes *original)
     uint8_t *once, *twice;
     size_t size;
     jc_info info;
+    fuzz_ways(t);
     int status = jc_transcode(t->data, t->size, &once, &size, reason);
     REQUIRE(memchr(reason, 0, sizeof reason));
     REQUIRE((status == JC_OK) == (reason[0] == 0));

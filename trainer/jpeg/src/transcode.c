@@ -1,4 +1,5 @@
-/* Lossless transcoding with libjpeg: coefficients in, the same coefficients out, coded so that crops decode fast.
+/* Lossless transcoding: coefficients in, the same coefficients out, coded so that crops decode fast. By recoding where
+ * that can be done (recode.h), else by libjpeg, which also says what is wrong.
  *
  * Every way out of libjpeg is a longjmp to transcode(): its errors, and its warnings too, for what it warns of is not
  * what the encoder wrote. What it allocates hangs on the two jpeg structures, so destroying these leaks nothing.
@@ -7,6 +8,8 @@
  * over them, and a header that declares more blocks than the file has bits is refused before anything is allocated.
  */
 #include "jpegcrop.h"
+
+#include "recode.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -208,6 +211,12 @@ static int mcus_per_row(j_decompress_ptr source)
     return ((int)source->image_width + mcu_width - 1) / mcu_width;
 }
 
+static void set_target(job *job)
+{
+    jpeg_copy_critical_parameters(&job->source, &job->target); /* with the standard Huffman tables */
+    job->target.restart_interval = (unsigned)jc_restart_interval(mcus_per_row(&job->source));
+}
+
 static void begin(job *job)
 {
     job->source.err = job->target.err = jpeg_std_error(&job->errors);
@@ -224,30 +233,40 @@ static void begin(job *job)
     job->target.dest = &job->destination;
 }
 
-static int transcode(job *job)
+/* The fast way. Returns 0 if libjpeg has to do it after all; nothing has changed then. */
+static int recode_it(job *job, int ways)
+{
+    if (!(ways & BY_RECODING) || !may_recode(&job->source)) return 0;
+    set_target(job);
+    const uint8_t *scan = job->source.src->next_input_byte, *end = job->data + job->size;
+    job->memory = recode(&job->source, &job->target, scan, end, ways, &job->used);
+    return job->memory != NULL;
+}
+
+static int transcode(job *job, int ways)
 {
     if (setjmp(job->failed)) return job->status;
     begin(job);
     jpeg_mem_src(&job->source, job->data, job->size);
     jpeg_read_header(&job->source, TRUE);
     check_header(job);
+    if (recode_it(job, ways)) return JC_OK;
+    if (!(ways & BY_LIBJPEG)) fail(job, JC_UNSUPPORTED, "left to libjpeg");
     jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&job->source);
     check_scans(job);
     check_coefficients(job, coefficients);
-
-    jpeg_copy_critical_parameters(&job->source, &job->target); /* with the standard Huffman tables */
-    job->target.restart_interval = (unsigned)jc_restart_interval(mcus_per_row(&job->source));
+    set_target(job);
     jpeg_write_coefficients(&job->target, coefficients);
     jpeg_finish_compress(&job->target);
     return JC_OK;
 }
 
-int jc_transcode(const uint8_t *data, size_t size, uint8_t **out, size_t *out_size, char reason[JC_REASON])
+int transcode_by(int ways, const uint8_t *data, size_t size, uint8_t **out, size_t *out_size, char reason[JC_REASON])
 {
     if (!data || !out || !out_size || !reason) return JC_BAD_ARGUMENT;
     reason[0] = 0;
     job job = {.data = data, .size = size, .reason = reason};
-    int status = transcode(&job);
+    int status = transcode(&job, ways);
     jpeg_destroy_compress(&job.target);
     jpeg_destroy_decompress(&job.source);
     if (status) {
@@ -257,6 +276,11 @@ int jc_transcode(const uint8_t *data, size_t size, uint8_t **out, size_t *out_si
     *out = job.memory;
     *out_size = job.used;
     return JC_OK;
+}
+
+int jc_transcode(const uint8_t *data, size_t size, uint8_t **out, size_t *out_size, char reason[JC_REASON])
+{
+    return transcode_by(BY_RECODING | BY_LIBJPEG, data, size, out, out_size, reason);
 }
 
 void jc_free(void *memory) { free(memory); }
