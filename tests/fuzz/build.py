@@ -11,6 +11,7 @@ from typing import Final
 HERE: Final = Path(__file__).parent
 SOURCES: Final = HERE.parents[1] / "trainer" / "jpeg" / "src"
 SANITIZERS: Final = "-fsanitize=address,undefined"
+LIBFUZZER: Final = f"{SANITIZERS},fuzzer"
 FLAGS: Final = ("-std=c11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", SANITIZERS, "-fno-sanitize-recover=all")
 LIBRARIES: Final = ("-ljpeg", "-lm", "-pthread")
 NO_SPARE: Final = "-DSPARE(size)=0"
@@ -27,9 +28,18 @@ def compiler() -> str | None:
 
 def has_sanitizers(cc: str, folder: Path) -> bool:
     """Whether `cc` finds the libraries of its sanitizers."""
-    source = folder / "empty.c"
-    source.write_text("int main(void) { return 0; }\n")
-    command = [cc, SANITIZERS, str(source), "-o", str(folder / "empty")]
+    return _builds([cc, SANITIZERS], "int main(void) { return 0; }\n", folder)
+
+
+def has_libfuzzer(clang: str, folder: Path) -> bool:
+    """Whether `clang` finds libFuzzer, too: some systems have it in a package apart."""
+    return _builds([clang, LIBFUZZER], "int LLVMFuzzerTestOneInput(void *p, long n) { return p && n < 0; }\n", folder)
+
+
+def _builds(command: list[str], program: str, folder: Path) -> bool:
+    source = folder / "probe.c"
+    source.write_text(program)
+    command = [*command, str(source), "-o", str(folder / "probe")]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -63,7 +73,7 @@ def build_with_libfuzzer(clang: str, folder: Path) -> Path:
         objects.append(str(folder / f"{source.stem}.o"))
         _run([clang, *FLAGS, *coverage, "-O2", NO_SPARE, f"-I{SOURCES}", "-c", str(source), "-o", objects[-1]])
     program = folder / "fuzzer"
-    _run([clang, f"{SANITIZERS},fuzzer", *objects, "-o", str(program), *LIBRARIES])
+    _run([clang, LIBFUZZER, *objects, "-o", str(program), *LIBRARIES])
     return program
 
 
