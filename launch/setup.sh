@@ -17,6 +17,8 @@ readonly LOG=.cache/setup.log
 readonly NATIVE=trainer/jpeg  # its C library is built in place from src/
 readonly PKG_CONFIG_MODULES="opencv4 libturbojpeg libjpeg zlib libwebp libwebpmux libwebpdemux"
 
+SECONDS=0  # those of this script, whatever a caller's variable of that name says (make fuzz SECONDS=60)
+
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 child=
