@@ -1,7 +1,7 @@
 """One image: sniffed by content, decoded where it must be, capped, and handed back as what a beton stores.
 
 Every JPEG that comes out is baseline, with the standard Huffman tables and restart markers: its crops decode fast.
-Pillow alone decides which images are bad: what `transcode` refuses is decoded here, as all else is.
+Pillow decides which images are bad: what `trainer.jpeg` refuses, to transcode or to shrink, is decoded by Pillow.
 
 EXIF orientation and colour profiles are ignored and transparency is dropped, as Pillow's `convert("RGB")`, and with it
 torchvision's ImageFolder, does.
@@ -21,7 +21,7 @@ import PIL.Image
 from PIL.Image import Resampling
 
 from trainer.data.beton import MAX_SIDE, MODE_JPEG, MODE_RAW
-from trainer.jpeg import DecodeError, TranscodeError, read_info, restart_interval, transcode
+from trainer.jpeg import DecodeError, TranscodeError, decode_crop, read_info, restart_interval, transcode
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What torchvision's ImageFolder takes, told apart by content. Pillow's other plugins stay out: one runs PostScript."""
@@ -88,11 +88,13 @@ def encode_file(data: bytes, encoding: Encoding) -> Encoded:
             return Encoded(_transcode(data, encoding.max_short_side), None)
         except TranscodeError as error:
             why_lossy = _kind(str(error))
-    image = _decode(data)
-    if why_lossy is not None and image.format not in ("JPEG", "MPO"):
-        why_lossy = f"{image.format}, not JPEG"
-    capped = _cap(_to_rgb(image), encoding.max_short_side)
-    return Encoded(_record(capped, encoding), why_lossy)
+    image = _shrink_jpeg(data, encoding.max_short_side)
+    if image is None:
+        source = _decode(data)
+        if why_lossy is not None and source.format not in ("JPEG", "MPO"):
+            why_lossy = f"{source.format}, not JPEG"
+        image = _cap(_to_rgb(source), encoding.max_short_side)
+    return Encoded(_record(image, encoding), why_lossy)
 
 
 def encode_pixels(pixels: Pixels, encoding: Encoding) -> Record:
@@ -112,7 +114,7 @@ def _transcode(data: bytes, max_short_side: int) -> Record:
         raise TranscodeError(f"shorter side above {max_short_side}")
     kept = transcode(data)
     info = read_info(kept)
-    if PIL.Image.MAX_IMAGE_PIXELS and info.width * info.height > PIL.Image.MAX_IMAGE_PIXELS:
+    if _is_too_large(info.width, info.height):
         raise TranscodeError("too many pixels")
     return Record(MODE_JPEG, info.width, info.height, kept)
 
@@ -131,13 +133,38 @@ def _kind(reason: str) -> str:
     return re.sub(r"\b(0x[0-9a-f]+|\d+)\b", "N", reason) if reason.startswith("libjpeg warns") else reason
 
 
+def _shrink_jpeg(data: bytes, max_short_side: int) -> PIL.Image.Image | None:
+    """A JPEG above the cap, in half of Pillow's time: its planes are resized before they become RGB.
+
+    None for all else, and for what Pillow has to judge.
+    """
+    try:
+        info = read_info(data)
+    except DecodeError:
+        return None
+    full = info.width, info.height
+    if not 0 < max_short_side < min(full) or _is_too_large(*full):
+        return None
+    width, height = _capped_size(full, max_short_side)
+    pixels = np.empty((height, width, 3), np.uint8)
+    try:
+        decode_crop(data, full, (0, 0, *full), False, pixels)
+    except DecodeError:
+        return None
+    return PIL.Image.fromarray(pixels)
+
+
+def _is_too_large(width: int, height: int) -> bool:
+    """Between once and twice its limit Pillow only warns."""
+    return PIL.Image.MAX_IMAGE_PIXELS is not None and width * height > PIL.Image.MAX_IMAGE_PIXELS
+
+
 def _decode(data: bytes) -> PIL.Image.Image:
     if not data:
         raise BadImage("empty file")
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-        # Between once and twice the limit Pillow only warns.
-        if PIL.Image.MAX_IMAGE_PIXELS and image.width * image.height > PIL.Image.MAX_IMAGE_PIXELS:
+        if _is_too_large(image.width, image.height):
             raise BadImage(f"{image.width}x{image.height} pixels are above the limit of {PIL.Image.MAX_IMAGE_PIXELS}")
         image.load()
     except PIL.UnidentifiedImageError as error:
@@ -166,11 +193,16 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _cap(image: PIL.Image.Image, max_short_side: int) -> PIL.Image.Image:
     """Shrink to this shorter side, with the resize kernel of training (antialiased bilinear); never enlarge."""
-    shorter = min(image.size)
-    if not 0 < max_short_side < shorter:
+    if not 0 < max_short_side < min(image.size):
         return image
-    width, height = ((2 * side * max_short_side + shorter) // (2 * shorter) for side in image.size)
-    return image.resize((width, height), Resampling.BILINEAR)
+    return image.resize(_capped_size(image.size, max_short_side), Resampling.BILINEAR)
+
+
+def _capped_size(size: tuple[int, int], max_short_side: int) -> tuple[int, int]:
+    """Width and height, rounded to the nearest."""
+    shorter = min(size)
+    width, height = ((2 * side * max_short_side + shorter) // (2 * shorter) for side in size)
+    return width, height
 
 
 def _record(image: PIL.Image.Image, encoding: Encoding, raw: bool | None = None) -> Record:

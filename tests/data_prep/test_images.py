@@ -162,6 +162,43 @@ class TestCap:
         record = encode_pixels(np.stack([checkers] * 3, axis=2), Encoding(Store.RAW, 90, 16))
         assert np.ptp(np.frombuffer(record.data, np.uint8).reshape(16, 16, 3)[2:-2, 2:-2]) < 20
 
+    @pytest.mark.parametrize(
+        "options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 60, "optimize": True}]
+    )
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize("encoding", [Encoding(Store.RAW, 90, 100), Encoding(Store.RAW, 90, 299)])
+    def test_a_jpeg_looks_as_if_pillow_had_shrunk_it(
+        self, photo: Photo, encoded: Encode, mode: str, options: dict[str, object], encoding: Encoding
+    ) -> None:
+        source = encoded(photo(0, 400, 300).convert(mode), **options)
+        record, _ = encode_file(source, encoding)
+        image = PIL.Image.open(io.BytesIO(source)).convert("RGB")
+        expected = image.resize((record.width, record.height), PIL.Image.Resampling.BILINEAR)
+        pixels = np.frombuffer(record.data, np.uint8).reshape(record.height, record.width, 3)
+        assert min(record.width, record.height) == encoding.max_short_side
+        assert far(pixels, np.asarray(expected)) < 1
+
+    def test_a_jpeg_that_only_pillow_decodes_is_shrunk_as_well(self, photo: Photo, encoded: Encode) -> None:
+        source = encoded(photo(0, 400, 300).convert("CMYK"))
+        record, _ = encode_file(source, Encoding(Store.JPEG, 90, 150))
+        assert (record.width, record.height) == (200, 150)
+
+    @pytest.mark.parametrize("store", [Store.JPEG, Store.LOSSLESS])
+    def test_a_truncated_jpeg_above_the_cap_is_bad(self, photo: Photo, encoded: Encode, store: Store) -> None:
+        source = encoded(photo(0, 400, 300))
+        with pytest.raises(BadImage, match="truncated"):
+            encode_file(source[: len(source) // 2], Encoding(store, 90, 150))
+
+    def test_a_jpeg_of_too_many_pixels_is_bad_above_the_cap_too(
+        self, photo: Photo, encoded: Encode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 400 * 300 - 1)
+        with (
+            pytest.warns(PIL.Image.DecompressionBombWarning),
+            pytest.raises(BadImage, match="above the limit of 119999"),
+        ):
+            encode_file(encoded(photo(0, 400, 300)), Encoding(Store.LOSSLESS, 90, 150))
+
 
 class TestKinds:
     """Kinds are told apart by content and all become RGB."""
