@@ -61,7 +61,7 @@ class BetonWriter:
         self._first_page = align_up(_METADATA + self._samples.nbytes, PAGE_SIZE)
         self._position = self._first_page
         self._count = 0
-        self._page = bytearray()  # what has been appended since the last multiple of PAGE_SIZE
+        self._page: list[memoryview] = []  # what has been appended since the last multiple of PAGE_SIZE
         self._pages: list[Future[str]] = []
         self._threads = ThreadPoolExecutor(THREADS, "page")
 
@@ -117,17 +117,17 @@ class BetonWriter:
         """Append to the pages."""
         view = memoryview(data)
         while view:
-            part = view[: PAGE_SIZE - len(self._page)]
-            self._page += part
+            part = view[: PAGE_SIZE - self._position % PAGE_SIZE]
+            self._page.append(part)
             self._position += len(part)
             view = view[len(part) :]
-            if len(self._page) == PAGE_SIZE:
+            if self._position % PAGE_SIZE == 0:
                 self._end_page()
 
     def _end_page(self) -> None:
-        start = self._position - len(self._page)
+        start = self._position - sum(map(len, self._page))
         self._pages.append(self._threads.submit(_write_page, self._file.fileno(), self._page, start))
-        self._page = bytearray()
+        self._page = []
         if len(self._pages) > 2 * THREADS:  # bounds the memory, and errors become known
             self._pages[-2 * THREADS - 1].result()
 
@@ -141,8 +141,9 @@ class BetonWriter:
         return head.ljust(self._first_page, b"\0")
 
 
-def _write_page(fd: int, page: bytearray, offset: int) -> str:
+def _write_page(fd: int, parts: list[memoryview], offset: int) -> str:
     """Returns the checksum."""
+    page = b"".join(parts)
     view = memoryview(page)
     while view:
         written = os.pwrite(fd, view, offset)
