@@ -33,7 +33,11 @@ TRAIN_SHORT_SIDE: Final = 480
 """The largest shorter side that the scale augmentation resizes to (section 3.4): more would never be looked at."""
 DEFAULT_QUALITY: Final = 90
 CHUNK_IMAGES: Final = 16
-STATISTICS_IMAGES: Final = 10_000
+LEAST_STATISTICS: Final = 256
+MOST_STATISTICS: Final = 10_000
+STATISTICS_SHARE: Final = 8
+"""One image in so many counts in the statistics, within these bounds: else they would take as long as the rest. Means
+of `n` photographs differ by some 40 / sqrt(n) levels of 255."""
 
 STREAM_ORDER: Final = 1001
 STREAM_STATISTICS: Final = 1002
@@ -156,6 +160,11 @@ def select(count: int, split: str, seed: int, limit: int | None) -> Indices:
     """Which images of the source to convert, int64, in the order of the file: shuffled for train, else the source's."""
     chosen = permutation(count, seed, STREAM_ORDER)[:limit]
     return chosen if split == "train" else np.sort(chosen)
+
+
+def statistics_images(count: int) -> int:
+    """How many of `count` images count in the statistics."""
+    return min(count, max(LEAST_STATISTICS, min(count // STATISTICS_SHARE, MOST_STATISTICS)))
 
 
 # ------------------------------------------------------------------------------------------------------------ options
@@ -282,7 +291,7 @@ def _write(
 
 def _chunks(source: Source, order: Indices, encoding: Encoding, seed: int) -> Iterator[Chunk]:
     sampled = np.zeros(len(order), np.bool_)
-    sampled[permutation(len(order), seed, STREAM_STATISTICS)[:STATISTICS_IMAGES]] = True
+    sampled[permutation(len(order), seed, STREAM_STATISTICS)[: statistics_images(len(order))]] = True
     # The pixels of photographs are large: one at a time keeps the memory small.
     large = encoding.store is Store.RAW and not 0 < encoding.max_short_side <= TRAIN_SHORT_SIDE
     size = 1 if large and not isinstance(source, PixelSource) else CHUNK_IMAGES

@@ -20,7 +20,7 @@ import PIL.Image
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.convert import Options, convert, select
+from data_prep.convert import Options, convert, select, statistics_images
 from data_prep.images import Store
 from data_prep.manifest import digest_of, page_region
 from data_prep.progress import ImageProgress
@@ -134,6 +134,12 @@ class TestWhatIsStored:
         assert manifest.statistics.images == 37
         assert manifest.statistics.mean == pytest.approx(np.mean(means, axis=0), abs=8), "crops against whole images"
         assert load_mean_image(lossless).shape == (224, 224, 3)
+
+    @pytest.mark.parametrize(
+        ("images", "counted"), [(1, 1), (256, 256), (2000, 256), (8000, 1000), (50_000, 6250), (1_281_167, 10_000)]
+    )
+    def test_the_statistics_of_a_large_data_set_are_of_a_sample(self, images: int, counted: int) -> None:
+        assert statistics_images(images) == counted
 
     def test_by_default_all_is_encoded_again_in_colour_within_the_cap(self, folder: Path, tmp_path: Path) -> None:
         convert(Options(folder, tmp_path / "x.beton", max_short_side=24, limit=9))
