@@ -80,7 +80,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     loader.add_argument(
         "--peers",
         metavar="NAME,...",
-        help="of ffcv, ffcv+ours, torchvision, torchvision-io, dali, tensorflow (default: all)",
+        help="of ffcv, ffcv+ours, torchvision, torchvision-io, dali, tensorflow, or '' for none (default: all)",
     )
     loader.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
     loader.set_defaults(run=_bench_loader)

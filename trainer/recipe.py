@@ -122,11 +122,15 @@ class EvaluationRecipe:
 
     every: str = "1ep"
     resize: int = 256
+    """The shorter side in pixels, before the crop."""
     batch: int = 256
+    """Images in one forward pass of a process."""
 
 
 @dataclass
 class CheckpointRecipe:
+    """What a run can be continued from, in `runs/name/checkpoints`."""
+
     every: str = "1ep"
     keep: int = 3
     """The newest ones; the best by validation and the last are always kept."""
@@ -134,6 +138,8 @@ class CheckpointRecipe:
 
 @dataclass
 class LogRecipe:
+    """What is told of a run while it trains."""
+
     every: str = "50it"
     """How often a line of metrics is written."""
     seconds: float = 10.0
