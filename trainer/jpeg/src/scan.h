@@ -15,8 +15,10 @@ typedef struct {
     jc_decoder *decoder;
     int components, blocks;
     block_plan block[MAX_BLOCKS_IN_MCU + 1];
-    int16_t quant[MAX_BLOCKS_IN_MCU + 1][128];       /* of each block, in both lanes */
-    int16_t quant_mixed[MAX_BLOCKS_IN_MCU + 1][128]; /* of each block and the next */
+    /* Of each block, in both lanes; and of each block and the next. Aligned, since vectors that straddle lines of the
+     * cache cost a hundredth of all the time. */
+    int16_t quant[MAX_BLOCKS_IN_MCU + 1][128] __attribute__((aligned(64)));
+    int16_t quant_mixed[MAX_BLOCKS_IN_MCU + 1][128] __attribute__((aligned(64)));
     ptrdiff_t stride[MAX_COMPONENTS];
     ptrdiff_t mcu_width[MAX_COMPONENTS];  /* bytes from an MCU's samples to the next one's */
     ptrdiff_t mcu_height[MAX_COMPONENTS]; /* and to those of the row below */
