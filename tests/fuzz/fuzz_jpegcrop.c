@@ -13,7 +13,9 @@
  *
  * The longest run so far: libFuzzer of clang 14, one core, 38 minutes of its time in two runs, 2,517,471 inputs of up to
  * 8 KB, a corpus of 943. Nothing was found. The corpus executes every line of parse.c, huffman.c, idct.c and resize*.c,
- * all but one unreachable line of scan*.c, and all of decode.c but its constants.
+ * all but one unreachable line of scan*.c, and all of decode.c but its constants. Since there is recoding: 15 minutes more,
+ * 972,855 inputs, a corpus of 1,032, nothing found; every line of recode*.c but for the growth of its memory, which a seed
+ * has, and all of transcode.c but nine lines.
  */
 #include "jpegcrop.h"
 #include "recode.h"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.jpeg.pictures import KINDS, picture
+from tests.jpeg.symbols import LENGTHS, of_symbols, symbols_of
 from tests.samples import jpeg
 from trainer.jpeg import TranscodeError, transcode
 
@@ -36,6 +37,11 @@ def seeds(photographs: Path | None = None) -> Iterator[bytes]:
                 yield transcode(source) + parameters(rng)
             except TranscodeError:
                 continue
+    blocks = [symbols_of([5, *range(-31, 32)]), symbols_of([-9, *([0] * 62), 1])]
+    for lengths in LENGTHS.values():
+        yield of_symbols(blocks, lengths) + parameters(rng)
+    twice_as_large = [[(0, 0), *([(0x0A, 0x155)] * 63)]] * 85  # when it is transcoded
+    yield of_symbols(twice_as_large, LENGTHS["short and long"], commonest=0x0A) + parameters(rng)
     pixels = picture(33, 40)
     for refused in (
         jpeg(pixels, mode="CMYK"),

@@ -51,9 +51,10 @@ def test_nothing_is_found_in_changed_jpegs(build: Build, tmp_path: Path) -> None
     ("file", "right", "wrong", "said"),
     [
         ("parse.c", "if (end - at < length) return JC_TRUNCATED;", "", "AddressSanitizer"),
+        ("recode_scan.c", "put(out, 0x7F, 7);", "put(out, 0x3F, 7);", "required"),
         ("idct.c", "(uint8_t)(clamp(sums[x], -128, 127) + 128)", "(uint8_t)(sums[x] + 128)", "required"),
     ],
-    ids=["a length is not checked", "portable code does not saturate"],
+    ids=["a length is not checked", "a segment ends otherwise than libjpeg's", "portable code does not saturate"],
 )
 def test_planted_faults_are_found(build: Build, tmp_path: Path, file: str, right: str, wrong: str, said: str) -> None:
     """And the input that found one is left behind."""
