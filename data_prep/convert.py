@@ -33,11 +33,11 @@ TRAIN_SHORT_SIDE: Final = 480
 """The largest shorter side that the scale augmentation resizes to (section 3.4): more would never be looked at."""
 DEFAULT_QUALITY: Final = 90
 CHUNK_IMAGES: Final = 16
-LEAST_STATISTICS: Final = 256
+LEAST_STATISTICS: Final = 2_000
 MOST_STATISTICS: Final = 10_000
 STATISTICS_SHARE: Final = 8
-"""One image in so many counts in the statistics, within these bounds: else they would take as long as the rest. Means
-of `n` photographs differ by some 40 / sqrt(n) levels of 255."""
+"""One image in so many counts in the statistics, within these bounds: all of 50,000 would take as long as the rest.
+Means of `n` photographs lie within some 40 / sqrt(n) levels of 255, below one level at least."""
 
 STREAM_ORDER: Final = 1001
 STREAM_STATISTICS: Final = 1002

@@ -26,6 +26,8 @@ from trainer.jpeg import DecodeError, TranscodeError, decode_crop, read_info, re
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What torchvision's ImageFolder takes, told apart by content. Pillow's other plugins stay out: one runs PostScript."""
 
+END_OF_IMAGE: Final = b"\xff\xd9"
+
 _JPEG_MAX_SIDE: Final = 65500
 """JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h."""
 
@@ -136,8 +138,10 @@ def _kind(reason: str) -> str:
 def _shrink_jpeg(data: bytes, max_short_side: int) -> PIL.Image.Image | None:
     """A JPEG above the cap, in half of Pillow's time: its planes are resized before they become RGB.
 
-    None for all else, and for what Pillow has to judge.
+    None for all else, and for what Pillow has to judge: that is all that does not end as a whole JPEG does.
     """
+    if not data.endswith(END_OF_IMAGE):
+        return None
     try:
         info = read_info(data)
     except DecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -59,10 +60,11 @@ def evaluate(model: nn.Module, loader: Loader, requests: Iterable[Request], prep
     model.eval()
     images = 0
     sums = torch.zeros(3, dtype=torch.float64, device=loader.device)  # top-1, top-5, loss; counts are exact to 2**53
-    for batch in loader.load(requests):
-        scores = model(preprocess(batch.images, batch.colour)).float()
-        sums += torch.stack(_counts(scores, batch.labels))
-        images += len(batch.ids)
+    with contextlib.closing(loader.load(requests)) as batches:  # before the requests are, if something is raised
+        for batch in batches:
+            scores = model(preprocess(batch.images, batch.colour)).float()
+            sums += torch.stack(_counts(scores, batch.labels))
+            images += len(batch.ids)
     model.train(training)
     counts = torch.cat([sums, sums.new_tensor([images])])
     if dist.is_available() and dist.is_initialized():

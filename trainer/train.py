@@ -100,7 +100,8 @@ class Run:
         if state is not None:
             self.module.load_state_dict(state["model"])
             self.schedule.load_state_dict(state["schedule"])
-            self.samples, self.best, self.skipped = state["samples"], state["best"], state["skipped"]
+            self.samples, self.best = state["samples"], state["best"]
+            self.skipped = state.get("skipped", 0)  # checkpoints of before there was skipping have none
         optimizer = torch.optim.SGD(
             parameter_groups(self.module, recipe.optimizer.decay, recipe.optimizer.weight_decay),
             lr=recipe.optimizer.lr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -83,10 +84,12 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float, int]:
 
     tracemalloc.start()
     sys.setprofile(count)
+    threading.setprofile(count)  # the loader's
     try:
         result = work()
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     return result, peak / IMAGENET_SAMPLES, calls

@@ -25,7 +25,7 @@ from data_prep.images import Store
 from data_prep.manifest import digest_of, page_region
 from data_prep.progress import ImageProgress
 from data_prep.restarts import is_restart_marked
-from tests.samples import checksum_file
+from tests.samples import checksum_file, jpeg, smooth_image
 from trainer.data.beton import MODE_JPEG, MODE_RAW, Beton
 from trainer.data.manifest import load_manifest, load_mean_image, manifest_path, mean_image_path
 from trainer.errors import UsageError
@@ -136,10 +136,19 @@ class TestWhatIsStored:
         assert load_mean_image(lossless).shape == (224, 224, 3)
 
     @pytest.mark.parametrize(
-        ("images", "counted"), [(1, 1), (256, 256), (2000, 256), (8000, 1000), (50_000, 6250), (1_281_167, 10_000)]
+        ("images", "counted"), [(1, 1), (2000, 2000), (9000, 2000), (50_000, 6250), (1_281_167, 10_000)]
     )
     def test_the_statistics_of_a_large_data_set_are_of_a_sample(self, images: int, counted: int) -> None:
         assert statistics_images(images) == counted
+
+    @pytest.mark.parametrize("store", [Store.JPEG, Store.LOSSLESS])
+    def test_a_very_long_image_is_stored_summed_up_and_verified(self, tmp_path: Path, store: Store, cli: Cli) -> None:
+        (tmp_path / "images" / "n01").mkdir(parents=True)
+        (tmp_path / "images" / "n01" / "long.JPEG").write_bytes(jpeg(smooth_image(17000, 100, 0)))
+        out = tmp_path / "x.beton"
+        convert(Options(tmp_path / "images", out, store=store))
+        assert Beton(out).widths.tolist() == [17000]
+        assert cli("verify", str(out)).returncode == 0
 
     def test_by_default_all_is_encoded_again_in_colour_within_the_cap(self, folder: Path, tmp_path: Path) -> None:
         convert(Options(folder, tmp_path / "x.beton", max_short_side=24, limit=9))

@@ -189,6 +189,14 @@ class TestCap:
         with pytest.raises(BadImage, match="truncated"):
             encode_file(source[: len(source) // 2], Encoding(store, 90, 150))
 
+    @pytest.mark.parametrize("lacking", [1, 2, 10])
+    def test_a_jpeg_that_lacks_its_last_bytes_is_judged_alike_above_and_below_the_cap(
+        self, photo: Photo, encoded: Encode, lacking: int
+    ) -> None:
+        source = encoded(photo(0, 400, 300))[:-lacking]
+        assert isinstance(outcome(source, Encoding(Store.JPEG, 90, 150)), str)
+        assert isinstance(outcome(source, Encoding(Store.JPEG, 90, 0)), str)
+
     def test_a_jpeg_of_too_many_pixels_is_bad_above_the_cap_too(
         self, photo: Photo, encoded: Encode, monkeypatch: pytest.MonkeyPatch
     ) -> None:

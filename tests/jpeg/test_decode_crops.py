@@ -304,3 +304,15 @@ class TestRefused:
     def test_an_output_of_another_form(self, make: Callable[[], np.ndarray]) -> None:
         with pytest.raises(ValueError, match="out must be writable contiguous uint8"):
             decode_crop(self.SOURCE, (40, 30), (0, 0, 40, 30), False, make())
+
+
+@pytest.mark.parametrize(("width", "height"), [(16385, 20), (65500, 3), (9, 33000)])
+def test_an_image_longer_than_an_output_may_be_decodes_in_parts(width: int, height: int) -> None:
+    source = jpeg(picture(width, height))
+    whole = decode(source)
+    assert whole.shape == (height, width, 3)
+    for left, top in [(0, 0), (max(width - 700, 0), max(height - 700, 0))]:
+        right, bottom = min(left + 700, width), min(top + 700, height)
+        part = np.empty((bottom - top, right - left, 3), np.uint8)
+        decode_crop(source, (width, height), (left, top, right, bottom), False, part)
+        assert np.array_equal(whole[top:bottom, left:right], part)

@@ -225,7 +225,10 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
-    decoder.decode_crop(data, (65500, 65500), box, False, out)
+    if isinstance(box, str):
+        getattr(decoder, box)(data)
+    else:
+        decoder.decode_crop(data, (65500, 65500), box, False, out)
 except DecodeError as error:
     print(error, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10)
 """
@@ -245,6 +248,14 @@ class TestHuge:
         reason = "unsupported JPEG" if "progressive" in kind else "damaged JPEG: its data end too early"
         assert done.stdout.decode().startswith(reason), done.stdout.decode()
         assert done.stdout.decode().strip().endswith("True")
+
+    @pytest.mark.parametrize("function", ["decode", "decode_planes"])
+    def test_is_refused_as_a_whole(self, function: str) -> None:
+        data = with_frame(KINDS["4:4:4"](picture(40, 30), 50), size=(65500, 65500))
+        done = subprocess.run(
+            [sys.executable, "-c", HUGE, repr(function)], input=data, cwd=REPOSITORY, capture_output=True, check=False
+        )
+        assert done.stdout.decode().startswith("there is no memory for 65500x65500 pixels"), done.stderr.decode()
 
     def test_a_blank_one_of_many_bytes_decodes(self) -> None:
         """Few bits a block are no error."""

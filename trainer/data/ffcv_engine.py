@@ -27,6 +27,7 @@ from trainer.data.beton import Beton
 from trainer.data.crops import CropPolicy, draw_colour
 from trainer.data.loader import Batch, default_threads
 from trainer.data.order import Request
+from trainer.data.transfer import Transfer
 from trainer.errors import UsageError
 
 _NOTHING_SKIPPED: Final = np.empty(0, np.int64)
@@ -58,7 +59,7 @@ class FfcvLoader:
     ) -> None:
         self.beton = beton
         self.crops = crops
-        self.device = device
+        self.transfer = Transfer(device)
         self.threads = threads or default_threads()
         self.prefetch = prefetch
         self.colour_seed = colour_seed
@@ -67,8 +68,6 @@ class FfcvLoader:
         self._loader: Any = None  # ffcv.loader.Loader
         self._decoder: Any = None  # trainer.data.ffcv_ops.CropDecoder
         self._image, self._label = "", ""
-        # Copies have a stream of their own: on that of the network they would wait for the step before.
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def load(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         """Yield one batch a request; none may be larger than the first. Errors are raised here, wherever they occur.
@@ -94,7 +93,7 @@ class FfcvLoader:
                 request, colour = drawn.get()
                 fields = dict(zip(self._loader.pipeline_specs, made, strict=True))
                 images, labels = fields[self._image], fields[self._label][:, 0]
-                (images, labels, colour), copied = self._on_device([images, labels, colour])
+                (images, labels, colour), copied = self.transfer([images, labels, colour])
                 try:
                     wait = time.perf_counter() - began
                     yield Batch(images, labels, colour, request.ids, _NOTHING_SKIPPED, wait)
@@ -134,26 +133,13 @@ class FfcvLoader:
         self._loader = Loader(
             str(self.beton.path),
             batch,
-            # Only our decoder has threads, its own. FFCV would change the number of torch's, too: it is left as it is.
+            # Only our decoder has threads, its own. FFCV gives torch as many: as it has, or numba's limit.
             num_workers=min(torch.get_num_threads(), config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
             os_cache=True,
             seed=0,  # without one, FFCV draws one from NumPy's generator
             pipelines={**dict.fromkeys(fields), **pipelines},
             batches_ahead=self.prefetch,
         )
-
-    def _on_device(self, tensors: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
-        if self._copies is None:
-            return tensors, None
-        copied = torch.cuda.Event()
-        with torch.cuda.stream(self._copies):
-            tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-            copied.record(self._copies)
-        network = torch.cuda.current_stream(self.device)
-        network.wait_event(copied)
-        for tensor in tensors:
-            tensor.record_stream(network)
-        return tensors, copied
 
 
 def import_ffcv_ops() -> ModuleType:

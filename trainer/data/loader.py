@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,11 +23,9 @@ from trainer.data.beton import Beton
 from trainer.data.crop_jobs import crop_jobs, explain_job, padding
 from trainer.data.crops import CropPolicy, draw_colour
 from trainer.data.order import MAX_REPLACEMENTS, Ints, Request, draw_replacements
+from trainer.data.transfer import ThreadDied, Transfer, next_from
 from trainer.errors import RunError
 from trainer.jpeg import Pool
-
-POLL_SECONDS: Final = 5.0
-"""How often a waiting consumer makes sure that the thread it waits for is alive."""
 
 
 @dataclass
@@ -55,7 +53,8 @@ class _Slot:
         self.images = torch.empty((batch, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
         self.labels = torch.empty(batch, dtype=torch.int64, pin_memory=pinned)
         self.colour = torch.zeros((batch, 3), dtype=torch.float32, pin_memory=pinned)
-        self.copied = torch.cuda.Event() if pinned else None
+        self.copied: torch.cuda.Event | None = None
+        """When the device has what was in it last."""
 
 
 @dataclass
@@ -96,15 +95,14 @@ class Loader:
     ) -> None:
         self.beton = beton
         self.crops = crops
-        self.device = device
+        self.transfer = Transfer(device)
+        self.device = self.transfer.device
         self.threads = threads or default_threads()
         self.prefetch = prefetch
         self.colour_seed = colour_seed
         self.replacement_seed = replacement_seed
         self._fill_colour = padding(crops, fill)
         self._slots: list[_Slot] = []
-        # Copies have a stream of their own: on that of the network they would wait for the step before.
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def load(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         """Yield one batch a request. An error in any thread is raised here, in place of the next batch.
@@ -114,50 +112,42 @@ class Loader:
         """
         ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
-        producer = threading.Thread(target=self._produce, args=(requests, ready, free), name="loader", daemon=True)
+        left = threading.Event()
+        work = (requests, ready, free, left)
+        producer = threading.Thread(target=self._produce, args=work, name="loader", daemon=True)
         producer.start()
         try:
             while True:
                 began = time.perf_counter()
-                item = self._next(ready, producer)
+                item = next_from(ready, producer)
                 if item is None:
                     return
                 if isinstance(item, BaseException):
                     raise item
                 yield self._on_device(item, time.perf_counter() - began)
                 free.put(item.slot)
+        except ThreadDied as error:
+            raise RunError(f"{self.beton.path}: the loader's thread died") from error
         finally:
+            left.set()
             free.put(None)
             producer.join()
 
-    def _next(self, ready: queue.SimpleQueue[_Item], producer: threading.Thread) -> _Item:
-        while True:
-            try:
-                return ready.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                if not producer.is_alive() and ready.empty():
-                    return RunError(f"{self.beton.path}: the loader's thread died")
-
     def _on_device(self, made: _Made, wait: float) -> Batch:
         slot, count = made.slot, len(made.ids)
-        tensors = [slot.images[:count], slot.labels[:count], slot.colour[:count]]
-        if self._copies is not None and slot.copied is not None:
-            with torch.cuda.stream(self._copies):
-                tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-                slot.copied.record(self._copies)
-            network = torch.cuda.current_stream(self.device)
-            network.wait_event(slot.copied)
-            for tensor in tensors:
-                tensor.record_stream(network)
+        tensors, slot.copied = self.transfer([slot.images[:count], slot.labels[:count], slot.colour[:count]])
         images, labels, colour = tensors
         return Batch(images, labels, colour, made.ids, made.skipped, wait)
 
     def _produce(
-        self, requests: Iterable[Request], ready: queue.SimpleQueue[_Item], free: queue.SimpleQueue[_Slot | None]
+        self,
+        requests: Iterable[Request],
+        ready: queue.SimpleQueue[_Item],
+        free: queue.SimpleQueue[_Slot | None],
+        left: threading.Event,
     ) -> None:
         try:
-            if self.device.type == "cuda":  # the current device is a thread's own; pinning would go through GPU 0
-                torch.cuda.set_device(self.device)
+            self.transfer.enter_thread()
             with Pool(self.threads) as pool:
                 pending = iter(requests)
                 first = next(pending, None)
@@ -166,7 +156,7 @@ class Loader:
                         free.put(slot)
                     for request in itertools.chain([first], pending):
                         free_slot = free.get()
-                        if free_slot is None:
+                        if free_slot is None or left.is_set():
                             return
                         ready.put(self._make(free_slot, request, pool))
             ready.put(None)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from trainer.data.beton import Beton
 from trainer.data.order import Chunks, Request
+from trainer.data.transfer import ThreadDied, next_from
 from trainer.errors import RunError
 
 ADVICE_BYTES: Final = 128 << 10
@@ -33,9 +34,6 @@ PROBES: Final = 16
 """Records of a request that are looked up in memory ..."""
 FOUND: Final = 1024
 """... and how many of them in a row must be there to think that all are: unlikely where one in 200 is not."""
-
-POLL_SECONDS: Final = 5.0
-"""How often a waiting consumer makes sure that the thread it waits for is alive."""
 
 Ints = npt.NDArray[np.int64]
 _Item: TypeAlias = Request | BaseException | None
@@ -67,23 +65,17 @@ class ReadAhead:
         thread = threading.Thread(target=self._ask, args=(requests, asked, room, left), name="read-ahead", daemon=True)
         thread.start()
         try:
-            while (item := self._next(asked, thread)) is not None:
+            while (item := next_from(asked, thread)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 room.release()
                 yield item
+        except ThreadDied as error:
+            raise RunError(f"{self._beton.path}: the thread that reads ahead died") from error
         finally:
             left.set()
             room.release()
             thread.join()
-
-    def _next(self, asked: queue.SimpleQueue[_Item], thread: threading.Thread) -> _Item:
-        while True:
-            try:
-                return asked.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                if not thread.is_alive() and asked.empty():
-                    return RunError(f"{self._beton.path}: the thread that reads ahead died")
 
     def _ask(
         self,

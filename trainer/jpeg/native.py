@@ -6,10 +6,11 @@ ctypes releases the GIL during every call, and one build serves every version of
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 import weakref
-from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -49,6 +50,7 @@ CROP_DTYPE: Final = np.dtype(
 _VERSION: Final = 1
 _REASON: Final = 256
 _PORTABLE: Final = 1
+_MAX_OUT: Final = 16384  # JC_MAX_OUT
 _MOST_THREADS: Final = 1024
 
 
@@ -58,23 +60,6 @@ class DecodeError(Exception):
 
 class TranscodeError(Exception):
     """This JPEG cannot be kept losslessly; the message says why."""
-
-
-class _Crop(ctypes.Structure):
-    _fields_ = (
-        ("data", c_void_p),
-        ("size", ctypes.c_uint64),
-        ("out", c_void_p),
-        ("box", c_double * 4),
-        ("width", c_int32),
-        ("height", c_int32),
-        ("out_width", c_int32),
-        ("out_height", c_int32),
-        ("kind", c_int32),
-        ("flip", c_int32),
-        ("fill", c_int32),
-        ("status", c_int32),
-    )
 
 
 class _Info(ctypes.Structure):
@@ -127,25 +112,32 @@ class Decoder:
         source = np.frombuffer(data, np.uint8)
         if out.dtype != np.uint8 or out.ndim != 3 or out.shape[2] != 3 or not out.flags.carray:
             raise ValueError("out must be writable contiguous uint8 [height, width, 3]")
-        crop = _Crop(
-            source.ctypes.data, len(source), out.ctypes.data, box, *size, out.shape[1], out.shape[0], kind, int(flip)
-        )
-        status = _LIBRARY.jc_decode_crop(self._decoder, byref(crop))
+        addresses = source.ctypes.data, len(source), out.ctypes.data
+        crop = np.array((*addresses, box, *size, out.shape[1], out.shape[0], kind, flip, 0, 0), CROP_DTYPE)
+        status = _LIBRARY.jc_decode_crop(self._decoder, crop.ctypes.data)
         if status:
             raise DecodeError(explain(status, data, size, box))
 
     def decode(self, data: bytes | memoryview) -> Pixels:
         """See the function `decode`."""
         info = read_info(data)
-        out = np.empty((info.height, info.width, 3), np.uint8)
-        self.decode_crop(data, (info.width, info.height), (0, 0, info.width, info.height), False, out)
-        return out
+        size = info.width, info.height
+        whole = _empty((info.height, info.width, 3))
+        if max(size) <= _MAX_OUT:
+            self.decode_crop(data, size, (0, 0, *size), False, whole)
+            return whole
+        for top, left in itertools.product(range(0, info.height, _MAX_OUT), range(0, info.width, _MAX_OUT)):
+            bottom, right = min(top + _MAX_OUT, info.height), min(left + _MAX_OUT, info.width)
+            part = _empty((bottom - top, right - left, 3))
+            self.decode_crop(data, size, (left, top, right, bottom), False, part)
+            whole[top:bottom, left:right] = part
+        return whole
 
     def decode_planes(self, data: bytes | memoryview) -> list[npt.NDArray[np.uint8]]:
         """The components as stored, each uint8 [height, width] in samples: Y, or Y, Cb and Cr."""
         info = read_info(data)
         source = np.frombuffer(data, np.uint8)
-        planes = [np.empty((height, width), np.uint8) for width, height in info.planes]
+        planes = [_empty((height, width)) for width, height in info.planes]
         addresses = (c_void_p * 3)(*[plane.ctypes.data for plane in planes])
         status = _LIBRARY.jc_decode_planes(self._decoder, source.ctypes.data, len(source), addresses)
         if status:
@@ -193,6 +185,14 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _empty(shape: tuple[int, ...]) -> Pixels:
+    """Memory for what a header says, which may be damaged."""
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError as error:
+        raise DecodeError(f"there is no memory for {shape[1]}x{shape[0]} pixels") from error
 
 
 def _free_pool(pool: int, process: int) -> None:

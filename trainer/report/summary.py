@@ -70,7 +70,7 @@ def summary_table(summary: RunSummary) -> Table:
         starts = "" if summary.starts == 1 else f", started {summary.starts} times"
         table.add_row("training time", f"{duration(summary.training_seconds)}{starts}")
         table.add_row("speed", f"{rate:,.0f} images/s, {wait:.1%} of the time waiting for data")
-        skipped = sum(line["skipped"] for line in summary.train)
+        skipped = sum(line.get("skipped", 0) for line in summary.train)
         if skipped:
             table.add_row("samples skipped", f"[bold]{skipped:,}[/] did not decode and were replaced")
         table.add_row("learning rate", f"{summary.train[0]['lr']:.4g} at first, {summary.train[-1]['lr']:.4g} at last")

@@ -209,6 +209,9 @@ static int decode_pixels(jc_decoder *decoder, const jc_crop *crop)
 
 /* --- interface --------------------------------------------------------------------------------------------------- */
 
+/* What native.py tells NumPy and ctypes. */
+_Static_assert(sizeof(jc_crop) == 88 && offsetof(jc_crop, box) == 24 && offsetof(jc_crop, status) == 84, "jc_crop");
+
 static int check_box(const jc_crop *crop)
 {
     const double *box = crop->box;

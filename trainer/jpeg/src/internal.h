@@ -114,8 +114,6 @@ typedef struct {
     int left, top, right, bottom; /* MCUs; right and bottom are exclusive */
 } mcu_rectangle;
 
-typedef struct resizer resizer;
-
 struct jc_decoder {
     int simd;
     huffman dc[4], ac[4];

@@ -135,7 +135,6 @@ static int make_plan(scan_plan *plan, jc_decoder *decoder, const header *h)
     for (int k = 0; k < 64; k++) /* of the coefficient that leads to this position: one before it */
         plan->order[k + 1] = (uint8_t)(natural_order[k] / 8 * PAIR_ROW + natural_order[k] % 8);
     plan->decoder = decoder;
-    plan->components = h->components;
     plan->blocks = 0;
     for (int i = 0; i < h->components; i++) {
         const component *c = &h->component[i];

@@ -13,7 +13,7 @@ typedef struct {
 /* What all segments of an image share. */
 typedef struct {
     jc_decoder *decoder;
-    int components, blocks;
+    int blocks;
     block_plan block[MAX_BLOCKS_IN_MCU + 1];
     /* Of each block, in both lanes; and of each block and the next. Aligned, since vectors that straddle lines of the
      * cache cost a hundredth of all the time. */
