@@ -163,7 +163,7 @@ def select(count: int, split: str, seed: int, limit: int | None) -> Indices:
 
 
 def statistics_images(count: int) -> int:
-    """How many of `count` images count in the statistics."""
+    """How many of `count` images count in the statistics, up to the next whole chunk."""
     return min(count, max(LEAST_STATISTICS, min(count // STATISTICS_SHARE, MOST_STATISTICS)))
 
 
@@ -290,14 +290,16 @@ def _write(
 
 
 def _chunks(source: Source, order: Indices, encoding: Encoding, seed: int) -> Iterator[Chunk]:
-    sampled = np.zeros(len(order), np.bool_)
-    sampled[permutation(len(order), seed, STREAM_STATISTICS)[: statistics_images(len(order))]] = True
     # The pixels of photographs are large: one at a time keeps the memory small.
     large = encoding.store is Store.RAW and not 0 < encoding.max_short_side <= TRAIN_SHORT_SIDE
     size = 1 if large and not isinstance(source, PixelSource) else CHUNK_IMAGES
-    for start in range(0, len(order), size):
-        part = slice(start, start + size)
-        yield Chunk(start, [source.item(index) for index in order[part]], sampled[part].tolist(), encoding)
+    starts = range(0, len(order), size)
+    # Whole chunks, since sums are sent by the chunk. In a training set, which is shuffled, any images are as good.
+    sampled = np.zeros(len(starts), np.bool_)
+    sampled[permutation(len(starts), seed, STREAM_STATISTICS)[: -(-statistics_images(len(order)) // size)]] = True
+    for start, in_sample in zip(starts, sampled.tolist(), strict=True):
+        items = [source.item(index) for index in order[start : start + size]]
+        yield Chunk(start, items, in_sample, encoding)
 
 
 def _check_bad(bad: list[dict[str, str]], count: int, skip_bad: bool) -> None:

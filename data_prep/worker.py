@@ -21,8 +21,8 @@ class Chunk(NamedTuple):
     start: int
     """Place of the first in the order of the conversion."""
     items: list[Item]
-    sampled: list[bool]
-    """Which of them count in the statistics."""
+    sampled: bool
+    """Whether they count in the statistics."""
     encoding: Encoding
 
 
@@ -45,7 +45,7 @@ def convert_chunk(chunk: Chunk) -> Converted:
     """
     records: list[Record | str] = []
     totals, bytes_read, why_lossy = Totals(), 0, Counter[str]()
-    for item, sampled in zip(chunk.items, chunk.sampled, strict=True):
+    for item in chunk.items:
         try:
             if isinstance(item, FileItem):
                 data = _read(item)
@@ -61,7 +61,7 @@ def convert_chunk(chunk: Chunk) -> Converted:
         records.append(record)
         if reason is not None:
             why_lossy[reason] += 1
-        if sampled:
+        if chunk.sampled:
             _sum_up(record, totals)
     return Converted(records, totals, bytes_read, why_lossy)
 
