@@ -10,10 +10,12 @@ torchvision's ImageFolder, does.
 from __future__ import annotations
 
 import io
+import operator
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from pickle import PickleBuffer
+from typing import Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +67,11 @@ class Record(NamedTuple):
     height: int
     data: bytes
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Pickled, `data` can go its own way, without being copied."""
+        data = PickleBuffer(self.data) if operator.index(protocol) >= 5 else self.data
+        return Record, (self.mode, self.width, self.height, data)
+
 
 class Encoded(NamedTuple):
     """What became of an image file."""
@@ -112,22 +119,16 @@ def _transcode(data: bytes, max_short_side: int) -> Record:
     Raises:
         TranscodeError: it is no such JPEG.
     """
-    if 0 < max_short_side < _short_side(data):
-        raise TranscodeError(f"shorter side above {max_short_side}")
-    kept = transcode(data)
-    info = read_info(kept)
-    if _is_too_large(info.width, info.height):
-        raise TranscodeError("too many pixels")
-    return Record(MODE_JPEG, info.width, info.height, kept)
-
-
-def _short_side(data: bytes) -> int:
-    """Pixels; 0 where `transcode` has to say what is wrong with the header."""
     try:
         info = read_info(data)
-    except DecodeError:
-        return 0
-    return min(info.width, info.height)
+    except DecodeError as error:
+        transcode(data)  # says it better
+        raise TranscodeError(str(error)) from error
+    if 0 < max_short_side < min(info.width, info.height):
+        raise TranscodeError(f"shorter side above {max_short_side}")
+    if _is_too_large(info.width, info.height):
+        raise TranscodeError("too many pixels")
+    return Record(MODE_JPEG, info.width, info.height, transcode(data))
 
 
 def _kind(reason: str) -> str:

@@ -8,6 +8,7 @@ reads the end of its pipe ends too, so none outlives its parent.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import traceback
 import warnings
@@ -129,7 +130,7 @@ class _Worker(Generic[Task]):
         assert self.task is not None
         number, task = self.task
         try:
-            outcome, value = self.connection.recv()
+            outcome, value = _receive(self.connection)
         except (EOFError, OSError):  # the end of the pipe, or that in the middle of a result
             raise self._died() from None
         if outcome == _FAILED:
@@ -158,9 +159,23 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     warnings.simplefilter("ignore")  # Pillow's, on metadata that is not used; what counts it raises
     try:
         while True:
-            connection.send(_outcome(function, connection.recv()))
+            _send(connection, _outcome(function, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _send(connection: Connection, value: Any) -> None:
+    """As `Connection.send`, but what `value` holds as PickleBuffer goes into the pipe from where it lies."""
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    connection.send((content, len(buffers)))
+    for buffer in buffers:
+        connection.send_bytes(buffer.raw())
+
+
+def _receive(connection: Connection) -> Any:
+    content, buffers = connection.recv()
+    return pickle.loads(content, buffers=[connection.recv_bytes() for _ in range(buffers)])
 
 
 def _outcome(function: Callable[[Any], Any], task: Any) -> tuple[int, Any]:

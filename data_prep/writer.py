@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
+from xxhash import xxh3_128_hexdigest
 
 from data_prep.images import Record
 from trainer.data.beton import (
@@ -107,7 +107,7 @@ class BetonWriter:
         self._file.write(head)
         self._file.flush()
         self.close()
-        return Checksums(PAGE_SIZE, hashlib.sha256(head).hexdigest(), checksums, hashlib.sha256(tail).hexdigest())
+        return Checksums(PAGE_SIZE, xxh3_128_hexdigest(head), checksums, xxh3_128_hexdigest(tail))
 
     def close(self) -> None:
         """Wait until no thread writes to the file any more."""
@@ -148,7 +148,7 @@ def _write_page(fd: int, parts: list[memoryview], offset: int) -> str:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
-    return hashlib.sha256(page).hexdigest()
+    return xxh3_128_hexdigest(page)
 
 
 @contextmanager

@@ -140,5 +140,5 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path, photos: Path) -
     path = tmp_path / "photos.beton"
     path.write_bytes(photos.read_bytes())
     path.with_name("photos.beton.json").write_text('{"format": 99}')
-    with pytest.raises(UsageError, match="not a manifest of format 1"):
+    with pytest.raises(UsageError, match="not a manifest of format 2"):
         open_dataset(path)

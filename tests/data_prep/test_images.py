@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -98,6 +99,15 @@ class TestEncoded:
             assert encode_pixels(pixels, encoding) == (MODE_RAW, 32, 32, pixels.tobytes())
         record = encode_pixels(pixels, JPEG)
         assert (record.mode, decode(record.data).shape) == (MODE_JPEG, (32, 32, 3))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_record_can_be_sent(protocol: int) -> None:
+    record = Record(MODE_JPEG, 3, 4, b"data")
+    buffers: list[pickle.PickleBuffer] = []
+    sent = pickle.dumps(record, protocol, buffer_callback=buffers.append if protocol >= 5 else None)
+    assert pickle.loads(sent, buffers=[bytes(buffer) for buffer in buffers]) == record
+    assert len(buffers) == (protocol >= 5)
 
 
 class TestLossless:

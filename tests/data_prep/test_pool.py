@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ def work(task: Any) -> Any:
             time.sleep(seconds)
         case ("bytes", count):
             return bytes(count)
+        case ("buffers", *counts):
+            return [PickleBuffer(bytes([count % 256]) * count) for count in counts]
         case ("die", number):
             os.kill(os.getpid(), number)
         case ("exit", status):
@@ -47,6 +50,14 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
     tasks = [("sleep", 0.3), *range(20)]
     assert run(tasks, 3) == tasks
     assert run([], 2) == []
+
+
+def test_buffers_arrive_whole_and_in_their_order() -> None:
+    counts = [0, 1, 70_000, 3_000_000, 255]
+    for buffers in run([("buffers", *counts), ("buffers",), ("buffers", 5)]):
+        assert [bytes(buffer) for buffer in buffers] in (
+            [bytes([count % 256]) * count for count in part] for part in (counts, [], [5])
+        )
 
 
 def test_tasks_are_drawn_only_as_far_ahead_as_results_may_wait() -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from trainer.errors import UsageError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass
@@ -36,7 +36,10 @@ class Statistics:
 
 @dataclass
 class Checksums:
-    """SHA-256 in hex of every byte of the file: `head` is all before the first page, `tail` all after the last."""
+    """XXH3 of 128 bits, in hex, of every byte of the file: `head` is before the first page, `tail` after the last.
+
+    Against damage, not against forgers; it keeps up with any disk, where SHA-256 may take a core for 400 MB/s.
+    """
 
     page_size: int
     head: str
