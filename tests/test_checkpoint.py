@@ -13,7 +13,7 @@ from trainer.errors import RunError, UsageError
 
 
 def state(step: int) -> dict[str, object]:
-    return {"step": step, "model": {"w": torch.full((3,), float(step))}, "best": None}
+    return {**dict.fromkeys(checkpoint.KEYS), "step": step, "model": {"w": torch.full((3,), float(step))}}
 
 
 def names(run: Path) -> list[str]:
@@ -83,7 +83,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     file = checkpoint.save(tmp_path, state(1), keep=1, best=False) / "state.pt"
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(UsageError, match="cannot read the checkpoint"):
+    with pytest.raises(UsageError, match=r"damaged: it has \d+ bytes instead of \d+"):
         checkpoint.load(file)
 
 

@@ -89,11 +89,15 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
 def _train(args: argparse.Namespace) -> int:
     from trainer.recipe import load_recipe
+    from trainer.stops import Stop
 
     recipe = load_recipe(args.recipe, args.overrides)
+    stop = Stop()
+    stop.grace, stop.max_hours = recipe.trainer.stop_grace, recipe.trainer.max_hours
+    stop.listen()
     from trainer.train import train
 
-    train(recipe)
+    train(recipe, stop)
     return 0
 
 

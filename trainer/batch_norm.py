@@ -29,16 +29,44 @@ def set_momentum(model: nn.Module, updates: int) -> None:
 
 
 @torch.no_grad()
+def gather_statistics(model: nn.Module) -> torch.Tensor:
+    """The running statistics of every rank, float32 [ranks, values]. A run goes on with each rank's own."""
+    flat = torch.cat([buffer.flatten() for buffer in running_statistics(model)] or [torch.zeros(0)])
+    if not _several_ranks():
+        return flat[None]
+    gathered = flat.new_empty(dist.get_world_size() * len(flat))
+    dist.all_gather_into_tensor(gathered, flat)
+    return gathered.view(-1, len(flat))
+
+
+@torch.no_grad()
+def set_statistics(model: nn.Module, values: torch.Tensor) -> None:
+    """Set the running statistics to a row of what `gather_statistics` gave."""
+    buffers = running_statistics(model)
+    for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+@torch.no_grad()
 def combine_statistics(model: nn.Module) -> None:
-    """Set the running means and variances of every BN layer to their averages over all ranks, in one all-reduce."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    """Set the running means and variances of every BN layer to their averages over all ranks, in one collective."""
+    if not _several_ranks():
         return
+    flat = gather_statistics(model)
+    if flat.numel():
+        set_statistics(model, average_statistics(flat))
+
+
+def average_statistics(gathered: torch.Tensor) -> torch.Tensor:
+    """What stands for all ranks: the mean over the rows of what `gather_statistics` gave."""
+    return gathered.double().mean(dim=0).float()
+
+
+def running_statistics(model: nn.Module) -> list[torch.Tensor]:
+    """The buffers themselves: running means and variances, in the order of the layers."""
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
-    if not buffers:
-        return
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, average in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(average.view_as(buffer))
+    return [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,11 +1,13 @@
-"""Checkpoints: `checkpoints/step-NNNNNNNN/state.pt` with everything a run needs to go on, and links `last` and `best`.
+"""Checkpoints: `checkpoints/step-NNNNNNNN/` with everything a run needs to go on, and links `last` and `best`.
 
-A checkpoint is written under a temporary name, made durable and renamed (law 4), so a name that exists is complete.
-The file holds tensors and plain Python values only: `torch.load(weights_only=True)` reads it.
+`state.pt` holds tensors and plain Python values only: `torch.load(weights_only=True)` reads it. `checkpoint.json`
+beside it has its length and checksum. A checkpoint is written under a temporary name, made durable and renamed (law 4),
+so a name that exists is complete; the checksum is for what disks and copies do to it afterwards.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -13,17 +15,52 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from xxhash import xxh3_128
 
 from trainer.errors import RunError, UsageError
 from trainer.files import sync
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 STATE: Final = "state.pt"
+DESCRIPTION: Final = "checkpoint.json"
 PARTIAL: Final = ".partial-"
+REPLACED: Final = ".replaced-"
+DAMAGED: Final = "damaged-"
+_READ_BYTES: Final = 1 << 20
+
+KEYS: Final = frozenset(
+    [
+        "step",
+        "samples",
+        "model",
+        "batch_norm_of_ranks",
+        "optimizer",
+        "scaler",
+        "schedule",
+        "validated",
+        "best",
+        "skipped",
+        "nonfinite",
+        "recipe",
+        "classes",
+        "colour",
+        "mean_image",
+        "data_digest",
+        "val_digest",
+        "world_size",
+        "versions",
+    ]
+)
+"""What a checkpoint holds (see `run_state.state_of`)."""
 
 
 def checkpoints_dir(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
+
+
+def name_of(step: int) -> str:
+    """The folder's name after `step` optimizer steps."""
+    return f"step-{step:08d}"
 
 
 def save(run_dir: Path, state: dict[str, Any], *, keep: int, best: bool) -> Path:
@@ -36,28 +73,29 @@ def save(run_dir: Path, state: dict[str, Any], *, keep: int, best: bool) -> Path
         RunError: it could not be written; earlier checkpoints are untouched.
     """
     folder = checkpoints_dir(run_dir)
-    final = folder / f"step-{state['step']:08d}"
+    final = folder / name_of(state["step"])
     partial = folder / f"{PARTIAL}{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left_over)
         partial.mkdir()
-        with open(partial / STATE, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)
+        torch.save({"format": FORMAT, **state}, partial / STATE)
+        _describe(partial, state)
+        for path in (partial / STATE, partial / DESCRIPTION, partial):
+            sync(path)
+        replaced = _set_aside(final)
         os.rename(partial, final)
         sync(folder)
+        if replaced is not None:
+            shutil.rmtree(replaced)
         # `last` comes last: a run that is killed before it does this step again, and so links `best` again.
         for name in ("best", "last") if best else ("last",):
             _link(folder / name, final.name)
         sync(folder)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"{final}: cannot write the checkpoint: {error}") from error
+        raise RunError(f"{final}: cannot write the checkpoint: {_reason(error, folder)}") from error
     _rotate(folder, keep)
     return final
 
@@ -78,12 +116,13 @@ def find(path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU. Its checksum is compared where `checkpoint.json` is beside it.
 
     Raises:
         UsageError: it is missing, damaged, or no checkpoint of this project.
     """
     file = find(path)
+    _verify(file)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -91,7 +130,88 @@ def load(path: str | Path) -> dict[str, Any]:
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise UsageError(f"{file}: not a checkpoint of this project (format {found}, expected {FORMAT})")
+    missing = sorted(KEYS - state.keys())
+    if missing:
+        raise UsageError(f"{file}: not a whole checkpoint: {', '.join(missing)} missing")
     return dict(state)
+
+
+def newest_intact(run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be read, and what has to be said of those that cannot.
+
+    The damaged ones are renamed, so that they are neither taken for newer ones later on nor lost.
+
+    Raises:
+        UsageError: there are checkpoints, and none is intact.
+    """
+    notes: list[str] = []
+    folder = checkpoints_dir(run_dir)
+    _put_back(folder)
+    candidates = sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+    for path in candidates:
+        try:
+            load(path)
+        except UsageError as error:
+            notes.append(str(error))
+            continue
+        for note, damaged in zip(notes, candidates, strict=False):
+            kept = damaged.with_name(f"{DAMAGED}{damaged.name}")
+            shutil.rmtree(kept, ignore_errors=True)
+            os.rename(damaged, kept)
+            notes[candidates.index(damaged)] = f"{note}; kept as {kept.name}, going on from {path.name}"
+        return path, notes
+    if notes:
+        raise UsageError(
+            f"{folder}: no checkpoint is intact ({'; '.join(notes)}); put back a copy, or give a new run another name="
+        )
+    return None, []
+
+
+def _describe(folder: Path, state: dict[str, Any]) -> None:
+    file = folder / STATE
+    content = {
+        "format": FORMAT,
+        "step": state["step"],
+        "samples": state["samples"],
+        "bytes": file.stat().st_size,
+        "xxh3_128": _checksum(file),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _verify(file: Path) -> None:
+    path = file.with_name(DESCRIPTION)
+    if file.name != STATE or not path.exists():
+        return
+    try:
+        expected = json.loads(path.read_text())
+        length, summed = int(expected["bytes"]), str(expected["xxh3_128"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot read what describes the checkpoint: {error}") from error
+    try:
+        found = file.stat().st_size
+        if found != length:
+            raise UsageError(f"{file}: damaged: it has {found} bytes instead of {length}")
+        if _checksum(file) != summed:
+            raise UsageError(f"{file}: damaged: its checksum is not the one it was written with")
+    except OSError as error:
+        raise UsageError(f"{file}: cannot read the checkpoint: {error.strerror}") from error
+
+
+def _checksum(file: Path) -> str:
+    summed = xxh3_128()
+    with open(file, "rb", buffering=0) as opened:
+        while part := opened.read(_READ_BYTES):
+            summed.update(part)
+    return summed.hexdigest()
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """torch's writer says where in its code it failed to write, not why: mostly since the disk is full."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    return f"{str(error).splitlines()[0]} ({free:,} bytes are free on this disk)"
 
 
 def _link(link: Path, target: str) -> None:
@@ -106,4 +226,25 @@ def _rotate(folder: Path, keep: int) -> None:
     checkpoints = sorted(path for path in folder.glob("step-*") if path.is_dir())
     for path in checkpoints[:-keep]:
         if path.name not in linked:
-            shutil.rmtree(path)
+            doomed = path.with_name(f"{PARTIAL}{path.name}")
+            os.rename(path, doomed)  # a kill in the middle must not leave half of it under its name
+            shutil.rmtree(doomed)
+
+
+def _set_aside(final: Path) -> Path | None:
+    """Make room for a checkpoint of the same step, which a run may be killed before it is in its place."""
+    if not final.exists():
+        return None
+    replaced = final.with_name(f"{REPLACED}{final.name}")
+    shutil.rmtree(replaced, ignore_errors=True)
+    os.rename(final, replaced)
+    return replaced
+
+
+def _put_back(folder: Path) -> None:
+    for replaced in folder.glob(f"{REPLACED}*"):
+        final = replaced.with_name(replaced.name.removeprefix(REPLACED))
+        if final.exists():
+            shutil.rmtree(replaced)
+        else:
+            os.rename(replaced, final)

@@ -1,7 +1,7 @@
 """The errors that a person sees, and how they end a command.
 
-An input that is wrong (`UsageError`) exits with 2, a run that failed (`RunError`) with 1; each is one line on stderr.
-Anything else is a bug and keeps its traceback.
+An input that is wrong (`UsageError`) exits with 2, a run that failed (`RunError`) with 1, one that was asked to stop
+and saved (`Preempted`) with 85; each is one line on stderr. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -35,8 +36,18 @@ class RunError(Exception):
     exit_code = 1
 
 
+class LostContact(RunError):
+    """Another process of the run is gone, or does not answer."""
+
+
+class Preempted(Exception):
+    """Asked to stop, and stopped. All that matters is saved; the message says where it goes on."""
+
+    exit_code = 85
+
+
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. The message says where it was and how to go on."""
+    """Ctrl-C, again, while a run was stopping. The message says where it was and how to go on."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -51,10 +62,16 @@ def run_command(main: Callable[[], int]) -> int:
     try:
         return main()
     except (UsageError, RunError) as error:
-        if int(os.environ.get("RANK", "0")) > 0:
+        # Each rank says that it lost contact: the one to say it for all may be the dead one.
+        if int(os.environ.get("RANK", "0")) > 0 and not isinstance(error, LostContact):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(RANKS_WAIT_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except Preempted as stop:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(stop, file=sys.stderr, flush=True)
+        return stop.exit_code
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise

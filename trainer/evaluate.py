@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -49,8 +49,17 @@ class Result:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, requests: Iterable[Request], preprocess: Preprocess) -> Result:
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    requests: Iterable[Request],
+    preprocess: Preprocess,
+    after_batch: Callable[[int], None] = lambda batches: None,
+) -> Result:
     """Evaluate this rank's `requests` and sum over all ranks. The model is left in the mode it was in.
+
+    Args:
+        after_batch: called with the number of batches done; it may raise.
 
     Raises:
         RunError: the ranks together did not see each image of the loader's beton once.
@@ -61,10 +70,11 @@ def evaluate(model: nn.Module, loader: Loader, requests: Iterable[Request], prep
     images = 0
     sums = torch.zeros(3, dtype=torch.float64, device=loader.device)  # top-1, top-5, loss; counts are exact to 2**53
     with contextlib.closing(loader.load(requests)) as batches:  # before the requests are, if something is raised
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             scores = model(preprocess(batch.images, batch.colour)).float()
             sums += torch.stack(_counts(scores, batch.labels))
             images += len(batch.ids)
+            after_batch(number)
     model.train(training)
     counts = torch.cat([sums, sums.new_tensor([images])])
     if dist.is_available() and dist.is_initialized():

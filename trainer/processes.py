@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from trainer.errors import UsageError
 from trainer.recipe import Recipe
@@ -28,12 +32,21 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         )
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
-    torch.backends.cudnn.benchmark = True
+    deterministic = recipe.trainer.deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses what follows
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
     # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # DDP arranges its buckets anew after its first step, unless it looks for unused parameters. A step after a resume
+    # would sum up in another order than the same step without one.
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=deterministic
+    )
+    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.trainer.timeout))
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp, timeout])
     if accelerator.gradient_accumulation_steps != 1:
         raise UsageError(
             "accelerate is configured for gradient accumulation, which is the recipe's business here "
@@ -56,3 +69,13 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
             f"micro-batches of {recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, "
             "or another optimizer.micro_batch"
         )
+
+
+def end_with_launcher() -> None:
+    """Have the kernel send SIGTERM when the launcher that started this process is gone, so that none is left behind.
+
+    Accelerate's launchers end their processes when they are asked to stop, not when they are killed. Linux only.
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)

@@ -132,8 +132,37 @@ class CheckpointRecipe:
     """What a run can be continued from, in `runs/name/checkpoints`."""
 
     every: str = "1ep"
+    minutes: float = 15.0
+    """Also after so many minutes; 0: never for that reason."""
     keep: int = 3
     """The newest ones; the best by validation and the last are always kept."""
+
+
+@dataclass
+class TrainerRecipe:
+    """How a run behaves on the machines it is given."""
+
+    deterministic: bool = False
+    """Bit-identical results on the same devices, for some speed on GPUs. On CPUs they are so anyway."""
+    max_hours: float = 0.0
+    """After so many hours of this process the run saves and exits with 85, as for a signal; 0: no limit."""
+    stop_grace: float = 60.0
+    """Seconds from SIGTERM, SIGUSR1 or SIGINT to the end of the process."""
+    timeout: float = 600.0
+    """Seconds that a process waits for the others before it takes them for dead."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite ends the run, or its step changes nothing and is counted. `skip` waits for
+    the device in every step."""
+    max_nonfinite: int = 10
+    """Steps that may be skipped so in the whole run."""
+
+
+@dataclass
+class ResumeRecipe:
+    """What may differ from the run that is gone on with."""
+
+    allow: list[str] = field(default_factory=list)
+    """Keys of the recipe, e.g. [schedule.budget]; data.train or data.val: other data."""
 
 
 @dataclass
@@ -162,6 +191,8 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    resume: ResumeRecipe = field(default_factory=ResumeRecipe)
     log: LogRecipe = field(default_factory=LogRecipe)
 
     @property
@@ -188,7 +219,14 @@ INDIFFERENT_KEYS: Final = (
     "data.prefetch",
     "evaluation.batch",
     "checkpoint.every",
+    "checkpoint.minutes",
     "checkpoint.keep",
+    "trainer.max_hours",
+    "trainer.stop_grace",
+    "trainer.timeout",
+    "trainer.on_nonfinite",  # sound runs have none
+    "trainer.max_nonfinite",
+    "resume.allow",
     "log.every",
     "log.seconds",
     "log.tensorboard",
@@ -232,6 +270,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     recipe = _to_recipe(config, str(path))
     recipe.name = recipe.name or path.stem
     check(recipe, " ".join([str(path), *(overrides or [])]))
+    _check_allowed(recipe.resume.allow)
     return recipe
 
 
@@ -247,14 +286,21 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Lines `key: old -> new` for every key that changes what the run computes."""
+def differences(old: Recipe, new: Recipe) -> dict[str, str]:
+    """`key: old -> new`, by key, for every key that changes what the run computes."""
     before, after = _flat(recipe_to_dict(old)), _flat(recipe_to_dict(new))
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
+    return {
+        key: f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in after
         if before.get(key) != after.get(key) and key not in INDIFFERENT_KEYS
-    ]
+    }
+
+
+def _check_allowed(keys: list[str]) -> None:
+    known = _flat(recipe_to_dict(Recipe()))
+    for key in keys:
+        if key not in known:
+            raise UsageError(f"resume.allow: unknown key '{key}'{did_you_mean(key, known)}")
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

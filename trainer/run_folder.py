@@ -1,8 +1,10 @@
-"""The folder of a run: begun once, gone on with ever after, and only by the same recipe and data."""
+"""The folder of a run: begun once, gone on with ever after, by one trainer at a time, the same recipe and data."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,54 +14,111 @@ from trainer import __version__, checkpoint
 from trainer.data.dataset import Dataset
 from trainer.errors import UsageError
 from trainer.files import write_atomically
-from trainer.recipe import Recipe, differences, load_recipe
+from trainer.lock import RunLock
+from trainer.recipe import Recipe, differences, load_recipe, recipe_from_dict
 
 
-def open_run_folder(
-    recipe: Recipe, train_data: Dataset, val_data: Dataset, accelerator: Accelerator
-) -> dict[str, Any] | None:
+@dataclass
+class Opened:
+    """A run folder that is this process's to write to."""
+
+    state: dict[str, Any] | None = None
+    """Of the checkpoint to go on from; None at the beginning."""
+    notes: list[str] = field(default_factory=list)
+    """What has to be said of it."""
+    lock: RunLock | None = None
+    """Held by the main process."""
+
+
+def open_run_folder(recipe: Recipe, train_data: Dataset, val_data: Dataset, accelerator: Accelerator) -> Opened:
     """Begin the run folder, or find the state to go on from. All ranks decide alike: the main process looks.
 
     Raises:
-        UsageError: the folder holds a run of another recipe or of other data.
+        UsageError: another trainer works in it, it holds a run of another recipe or of other data, it cannot be
+            written, or no checkpoint is intact.
     """
-    found: list[Any] = [None, None]
+    opened = Opened()
+    found: list[Any] = [None, None]  # the checkpoint, and why not to go on
     if accelerator.is_main_process:
         try:
-            found[0] = _begin_run_folder(recipe)
+            opened.lock = _enter(recipe)
+            found[0], opened.notes = checkpoint.newest_intact(recipe.run_dir)
+            _check_recipe(recipe, found[0])
         except UsageError as error:
             found[1] = str(error)
+        except OSError as error:
+            found[1] = f"{error.filename or recipe.run_dir}: cannot write the run folder: {error.strerror}"
     broadcast_object_list(found)
     last, refusal = found
     if refusal is not None:
         raise UsageError(refusal)
-    if last is None:
-        return None
-    state = checkpoint.load(last)
-    for data, digest in ((train_data, state["data_digest"]), (val_data, state["val_digest"])):
-        if data.digest != digest:
-            raise UsageError(
-                f"{data.beton.path}: not the data that {recipe.run_dir} was begun with; give this run another name="
-            )
-    return state
+    if opened.lock is not None and opened.lock.note:
+        opened.notes.append(opened.lock.note)
+    if last is not None:
+        opened.state = checkpoint.load(last)
+        opened.notes += _check_data(recipe, opened.state, train_data, val_data)
+    if accelerator.is_main_process:
+        _write_recipe(recipe)
+    return opened
 
 
-def _begin_run_folder(recipe: Recipe) -> str | None:
+def _enter(recipe: Recipe) -> RunLock:
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    return RunLock(recipe.run_dir)
+
+
+def _check_recipe(recipe: Recipe, last: Path | None) -> None:
+    """Compare with what the checkpoint was made with, or, before there is one, what the run was begun with."""
     path = recipe.run_dir / "recipe.yaml"
-    if path.exists():
-        changes = differences(load_recipe(path), recipe)
-        if changes:
+    if last is not None:
+        begun = recipe_from_dict(checkpoint.load(last)["recipe"], str(last))
+    elif path.exists():
+        begun = load_recipe(path)
+    else:
+        return
+    changes = differences(begun, recipe)
+    refused = {key: change for key, change in changes.items() if key not in recipe.resume.allow}
+    if refused:
+        raise UsageError(
+            f"{recipe.run_dir}: this run was begun with another recipe ({'; '.join(refused.values())}); "
+            "give the new one another name=, take the changes back to go on, or allow them: "
+            f"resume.allow=[{','.join(refused)}]"
+        )
+
+
+def _check_data(recipe: Recipe, state: dict[str, Any], train_data: Dataset, val_data: Dataset) -> list[str]:
+    """Refuse other classes, and other data unless they are allowed. Returns what has to be said."""
+    if train_data.classes != state["classes"]:
+        raise UsageError(
+            f"{train_data.beton.path}: its classes are not those that {recipe.run_dir} was begun with "
+            f"({_first_difference(state['classes'], train_data.classes)}); give a new run another name="
+        )
+    notes = []
+    sets = (("data.train", train_data, state["data_digest"]), ("data.val", val_data, state["val_digest"]))
+    for key, data, digest in sets:
+        if data.digest == digest:
+            continue
+        if key not in recipe.resume.allow:
             raise UsageError(
-                f"{recipe.run_dir}: this run was begun with another recipe ({'; '.join(changes)}); "
-                "give the new one another name=, or take the changes back to go on"
+                f"{data.beton.path}: not the data that {recipe.run_dir} was begun with; give a new run another name=, "
+                f"or allow it: resume.allow=[{key}]"
             )
+        notes.append(f"{data.beton.path}: not the data that this run was begun with, as resume.allow says")
+    return notes
+
+
+def _first_difference(begun: list[str], now: list[str]) -> str:
+    if len(begun) != len(now):
+        return f"{len(begun)} then, {len(now)} now"
+    place = next(i for i, (ours, theirs) in enumerate(zip(begun, now, strict=True)) if ours != theirs)
+    return f"class {place} was {begun[place]} and is {now[place]}"
+
+
+def _write_recipe(recipe: Recipe) -> None:
     try:
-        recipe.run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, recipe.to_yaml().encode())
+        write_atomically(recipe.run_dir / "recipe.yaml", recipe.to_yaml().encode())
     except OSError as error:
         raise UsageError(f"{recipe.run_dir}: cannot write the run folder: {error.strerror}") from error
-    last = checkpoint.checkpoints_dir(recipe.run_dir) / "last"
-    return str(last) if last.exists() else None
 
 
 def versions() -> dict[str, str]:

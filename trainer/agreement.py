@@ -1,0 +1,59 @@
+"""What all ranks must decide alike, after the same step: flags that any of them may raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from trainer.errors import LostContact
+
+
+class Agreement:
+    """Combines flags of all ranks, on the hosts: devices are not waited for.
+
+    It is also how a rank learns within a step that another has died: their connection is closed.
+
+    Args:
+        timeout: seconds to wait for the others; a host that lost its power closes no connection.
+    """
+
+    def __init__(self, world_size: int, timeout: float) -> None:
+        self._group: dist.ProcessGroup | None = None
+        if world_size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))  # type: ignore[assignment]
+
+    def highest(self, *values: int) -> list[int]:
+        """The highest of each of the values over all ranks, which call this after the same steps.
+
+        Raises:
+            LostContact: a rank is gone.
+        """
+        if self._group is None:
+            return list(values)
+        flags = torch.tensor(values)
+        with lost_contact():
+            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group)
+        return [int(flag) for flag in flags]
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.highest(0)
+
+
+@contextmanager
+def lost_contact() -> Iterator[None]:
+    """Errors of torch's collectives, of any backend, become `LostContact`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = " ".join(str(error).split("] ")[-1].split())
+        raise LostContact(
+            f"lost contact with another process of the run ({reason}); what ended it is said above or in the log of "
+            "its node. The same command goes on from the last checkpoint"
+        ) from error

@@ -1,0 +1,43 @@
+"""Steps whose loss or gradient is not finite, under `trainer.on_nonfinite: skip`: they leave no trace in the model."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from trainer.batch_norm import running_statistics
+
+
+class StepGuard:
+    """Decides whether a step may change the parameters, and undoes what its forward passes did to BN's statistics.
+
+    All ranks decide alike: the loss is summed over them, and gradients are the same on all.
+    """
+
+    def __init__(self, module: nn.Module, checks_gradients: bool) -> None:
+        self._parameters = list(module.parameters())
+        self._statistics = running_statistics(module)
+        self._before = [torch.empty_like(buffer) for buffer in self._statistics]
+        self._checks_gradients = checks_gradients
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Before the forward passes of a step."""
+        if self._before:
+            torch._foreach_copy_(self._before, self._statistics)
+
+    @torch.no_grad()
+    def allows(self, loss: torch.Tensor) -> bool:
+        """Whether this rank's `loss`, those of the others and the gradients are finite. Waits for the device."""
+        total = loss.double().clone()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        if self._checks_gradients:  # a scaler looks at them itself, and expects some that are not
+            norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
+            total = total + torch.stack([norm.double() for norm in norms]).sum()
+        if torch.isfinite(total).item():
+            return True
+        if self._before:
+            torch._foreach_copy_(self._statistics, self._before)
+        return False

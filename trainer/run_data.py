@@ -1,0 +1,53 @@
+"""What a run reads: its data sets, their order, and the batches that the network gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trainer.data.colour import Preprocess
+from trainer.data.dataset import (
+    check_same_classes,
+    check_training_crops,
+    colour_of,
+    open_dataset,
+    training_crops,
+    training_order,
+    validation_crops,
+)
+from trainer.data.ffcv_engine import FfcvLoader
+from trainer.data.loader import Loader
+from trainer.recipe import Recipe
+
+
+class RunData:
+    """Both data sets of a recipe, opened and checked against each other, with their loaders for `device`.
+
+    Raises:
+        UsageError: they are missing, damaged, or do not go together with each other or the recipe.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.train, self.val = open_dataset(recipe.data.train), open_dataset(recipe.data.val)
+        check_same_classes(self.val, self.train.classes, recipe.data.train)
+        check_training_crops(recipe, self.train)
+        self.order = training_order(recipe, self.train)
+        self.statistics, self.mean_image = colour_of(recipe, self.train)
+        self.train_loader = self._training_loader(recipe, device)
+        self.val_loader = Loader(self.val.beton, validation_crops(recipe), device, threads=recipe.data.threads)
+        self.preprocess = Preprocess(self.statistics, recipe.data.colour, self.mean_image).to(device)
+        self.preprocess_val = Preprocess(self.statistics, 0.0, self.mean_image).to(device)
+
+    def _training_loader(self, recipe: Recipe, device: torch.device) -> Loader | FfcvLoader:
+        red, green, blue = (round(value) for value in self.statistics.mean)
+        options: dict[str, Any] = {
+            "threads": recipe.data.threads,
+            "prefetch": recipe.data.prefetch,
+            "colour_seed": recipe.seed if recipe.data.colour > 0 else None,
+            "fill": (red, green, blue),
+        }
+        if recipe.data.engine == "ffcv":
+            return FfcvLoader(self.train.beton, training_crops(recipe), device, **options)
+        options["replacement_seed"] = recipe.seed if recipe.data.on_error == "skip" else None
+        return Loader(self.train.beton, training_crops(recipe), device, **options)

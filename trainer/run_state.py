@@ -1,0 +1,96 @@
+"""What a checkpoint holds of a run, and how the run takes it up again.
+
+No random generator is in it: every draw is a function of the seed and the position (law 1), those of the network too,
+see `seed_network`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch.distributed as dist
+
+from trainer.batch_norm import average_statistics, gather_statistics, running_statistics, set_statistics
+from trainer.data.random import counter_uint64
+from trainer.errors import UsageError
+from trainer.recipe import recipe_to_dict
+from trainer.run_folder import versions
+
+if TYPE_CHECKING:
+    from trainer.train import Run
+
+STREAM_NETWORK: Final = 16
+"""Of random draws (see `trainer.data.random`) in the network, such as dropout."""
+
+
+def seed_network(seed: int, position: int) -> None:
+    """Seed torch's generators for the micro-batch that begins at `position` of the stream of samples."""
+    torch.manual_seed(int(counter_uint64(seed, STREAM_NETWORK, position)[0] >> 1))
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """Everything. All ranks call this: the model has BN's statistics of all of them.
+
+    Each rank goes on with its own statistics, so that a run that was stopped is bit for bit the one that was not.
+    """
+    statistics = gather_statistics(run.module)
+    model = run.module.state_dict()
+    if dist.is_available() and dist.is_initialized():
+        model = _with_statistics(run, model, average_statistics(statistics))
+    scaler = run.accelerator.scaler
+    return {
+        "step": run.step_number,
+        "samples": run.samples,
+        "model": model,
+        "batch_norm_of_ranks": statistics,
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+        "schedule": run.schedule.state_dict(),
+        "validated": run.validated,
+        "best": run.best,
+        "skipped": run.skipped,
+        "nonfinite": run.nonfinite,
+        "recipe": recipe_to_dict(run.recipe),
+        "classes": run.data.train.classes,
+        "colour": asdict(run.data.statistics),
+        "mean_image": run.data.mean_image,
+        "data_digest": run.data.train.digest,
+        "val_digest": run.data.val.digest,
+        "world_size": run.world_size,
+        "versions": versions(),
+    }
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Take up `state`, after the model was given to DDP, which gives every rank the buffers of the first one.
+
+    Raises:
+        UsageError: it is of another network.
+    """
+    try:
+        run.module.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{run.recipe.run_dir}: its checkpoint is of another network than {run.recipe.model.name} ({reason[:500]})"
+        ) from error
+    statistics = state["batch_norm_of_ranks"]
+    if len(statistics) == run.world_size:
+        set_statistics(run.module, statistics[run.rank])
+    if run.accelerator.scaler is not None and state["scaler"] is not None:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    run.schedule.load_state_dict(state["schedule"])
+    run.samples, run.validated, run.best = state["samples"], state["validated"], state["best"]
+    run.skipped, run.nonfinite = state["skipped"], state["nonfinite"]
+
+
+def _with_statistics(run: Run, model: dict[str, Any], values: torch.Tensor) -> dict[str, Any]:
+    """The state of the model with other running statistics; those of the model itself stay."""
+    names = {id(buffer): name for name, buffer in run.module.named_buffers()}
+    buffers = running_statistics(run.module)
+    parts = values.split([buffer.numel() for buffer in buffers])
+    averaged = {names[id(b)]: part.view_as(b) for b, part in zip(buffers, parts, strict=True)}
+    return {**model, **averaged}

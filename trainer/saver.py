@@ -1,0 +1,99 @@
+"""Writes checkpoints behind the loop's back: it goes on as soon as the state is copied."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import checkpoint
+
+
+class Saver:
+    """One checkpoint at a time is written by a thread; the next one waits for it.
+
+    Args:
+        keep: how many of the newest checkpoints stay.
+    """
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        self._run_dir = run_dir
+        self._keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self.ended = time.monotonic()
+        """When the last checkpoint was complete, or this began."""
+
+    def save(self, state: dict[str, Any], *, best: bool) -> None:
+        """Begin to write `state`; it may change as soon as this returns.
+
+        Raises:
+            RunError: the checkpoint before could not be written.
+        """
+        self.wait()
+        copied = _Copy(state)
+        self._thread = threading.Thread(target=self._write, args=(copied, best), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything did. Costs nothing."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Until what was asked for is on the disk, or raise why it is not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._thread is None or not self._thread.is_alive()
+
+    def _write(self, copied: _Copy, best: bool) -> None:
+        try:
+            checkpoint.save(self._run_dir, copied.on_cpu(), keep=self._keep, best=best)
+            self.ended = time.monotonic()
+        except Exception as error:  # the loop raises it
+            self._error = error
+
+
+class _Copy:
+    """A state whose tensors are copied on their device, which is fast, and fetched to the CPU by another thread."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = _map_tensors(state, _clone)
+        self._copied: torch.cuda.Event | None = None
+        self._device: torch.device | None = None
+        if torch.cuda.is_available():
+            self._device = torch.device("cuda", torch.cuda.current_device())
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def on_cpu(self) -> dict[str, Any]:
+        """The state, all on the CPU."""
+        if self._copied is None or self._device is None:
+            return dict(self._state)
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream()):  # not behind the training steps
+            torch.cuda.current_stream().wait_event(self._copied)
+            return dict(_map_tensors(self._state, torch.Tensor.cpu))
+
+
+def _clone(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone()
+
+
+def _map_tensors(value: Any, function: Any) -> Any:
+    """The same dictionaries, lists and tuples, with `function` of every tensor in them."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map_tensors(item, function) for item in value)
+    return value
