@@ -20,6 +20,9 @@ RANKS_WAIT_SECONDS: Final = 10.0
 so that it is said once; what only one rank met is said all the same."""
 
 
+INTERRUPTED: Final = 130
+"""Exit status of Ctrl-C, as shells have it: 128 + SIGINT."""
+
 ENVIRONMENT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOMEM)
 """Full disks, read-only folders, limits: no bug of ours wherever they are met."""
 
@@ -79,4 +82,4 @@ def run_command(main: Callable[[], int]) -> int:
         return RunError.exit_code
     except KeyboardInterrupt as interrupt:
         print(f"error: {str(interrupt) or 'interrupted'}", file=sys.stderr, flush=True)
-        return 130
+        return INTERRUPTED

@@ -6,6 +6,7 @@ exit with `Preempted.exit_code`. Imports nothing heavy: signals are listened to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import time
 from types import FrameType
 from typing import Final
 
-from trainer.errors import Preempted
+from trainer.errors import INTERRUPTED, Preempted
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What schedulers, batch scripts and people send."""
@@ -23,13 +24,16 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SAME_PRESS_SECONDS: Final = 1.0
 """One Ctrl-C may arrive twice, from the terminal and from the launcher that got it, too."""
 
+AT_ONCE_SECONDS: Final = 2.0
+"""What a second Ctrl-C gives the main thread to end the process; it may be in C, waiting for another rank."""
+
 TIME_IS_OVER: Final = 1000
 """The cause that is no number of a signal: the limit of `max_hours`."""
 
 
 def describe(cause: int) -> str:
     """A cause for people."""
-    return "trainer.max_hours is over" if cause == TIME_IS_OVER else signal.Signals(cause).name
+    return "the end of trainer.max_hours" if cause == TIME_IS_OVER else signal.Signals(cause).name
 
 
 class Stopped(Exception):
@@ -94,18 +98,22 @@ class Stop:
             raise KeyboardInterrupt
 
     def _watch(self, ears: socket.socket) -> None:
-        """End the process if it has not ended itself in time."""
-        while (received := ears.recv(1)) and received[0] not in SIGNALS:
+        """End the process if it does not end itself in time."""
+        while ears.recv(1)[0] not in SIGNALS:
             pass
         asked = time.monotonic()
-        while (rest := asked + self.grace - time.monotonic()) > 0:
-            time.sleep(min(rest, 1.0))  # `grace` may still be set by a recipe that is being read
+        while (rest := asked + self.grace - time.monotonic()) > 0:  # a recipe that is being read may still set `grace`
+            ears.settimeout(min(rest, 1.0))
+            with contextlib.suppress(TimeoutError):
+                if ears.recv(1)[0] == signal.SIGINT and time.monotonic() - asked > SAME_PRESS_SECONDS:
+                    time.sleep(AT_ONCE_SECONDS)
+                    self._exit(INTERRUPTED, "interrupted again while it was stopping")
+        self._exit(1, f"did not stop within trainer.stop_grace, {self.grace:g} s")
+
+    def _exit(self, status: int, why: str) -> None:
         if self._over:
             return
-        if self._unsaved:
-            text = (
-                f"did not stop within trainer.stop_grace, {self.grace:g} s; what came after the last checkpoint is lost"
-            )
-            print(f"error: {text}", file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(Preempted.exit_code)
+        if not self._unsaved:
+            os._exit(Preempted.exit_code)
+        print(f"error: {why}; what came after the last checkpoint is lost", file=sys.stderr, flush=True)
+        os._exit(status)

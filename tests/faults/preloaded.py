@@ -1,0 +1,3 @@
+"""What the server of the trainers has imported before it forks them."""
+
+import trainer.train  # noqa: F401
