@@ -1,4 +1,4 @@
-"""`python -m trainer train | evaluate | report | bench`, alone or under `accelerate launch -m trainer ...`."""
+"""`python -m trainer train | evaluate | report | bench | doctor`, alone or under `accelerate launch -m trainer ...`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
     report.set_defaults(run=_report)
     _add_bench(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -84,6 +85,22 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     loader.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
     loader.set_defaults(run=_bench_loader)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="whether this machine, these data and this launch are fit for a run",
+        description="Check versions, GPUs, cores, memory, disk and limits; with RECIPE or --data, against them. Each "
+        "line is ok, warn or fail, with what to do; exits with 1 if one fails. Under accelerate launch the links "
+        "between the processes are measured, too. Nothing is written.",
+    )
+    doctor.add_argument("recipe", metavar="RECIPE", nargs="?", help="a YAML file, or the folder of a run")
+    doctor.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the recipe's")
+    doctor.add_argument(
+        "--data", metavar="FILE.beton", nargs="+", action="extend", type=Path, default=[], help="more data to look at"
+    )
+    doctor.set_defaults(run=_doctor)
 
 
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
@@ -130,6 +147,12 @@ def _bench_loader(args: argparse.Namespace) -> int:
         json=args.json,
     )
     return bench_loader(options)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from trainer.doctor import doctor
+
+    return doctor(args.recipe, args.overrides, args.data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
