@@ -43,6 +43,7 @@ OVERRIDES = [
     "checkpoint.keep=9",
     "log.every=1it",
     "log.seconds=0.001",
+    "trainer.deterministic=true",
 ]
 
 

@@ -39,11 +39,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
     # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
-    # DDP arranges its buckets anew after its first step, unless it looks for unused parameters. A step after a resume
-    # would sum up in another order than the same step without one.
-    ddp = DistributedDataParallelKwargs(
-        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=deterministic
-    )
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.trainer.timeout))
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp, timeout])

@@ -143,7 +143,8 @@ class TrainerRecipe:
     """How a run behaves on the machines it is given."""
 
     deterministic: bool = False
-    """Bit-identical results on the same devices, for some speed on GPUs. On CPUs they are so anyway."""
+    """Bit-identical results on as many devices of the same kind, and losses that do not depend on how many there are,
+    for some speed."""
     max_hours: float = 0.0
     """After so many hours of this process the run saves and exits with 85, as for a signal; 0: no limit."""
     stop_grace: float = 60.0

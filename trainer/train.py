@@ -32,6 +32,7 @@ from trainer.data.order import Ints, evaluation_batches
 from trainer.data.readahead import reading_ahead
 from trainer.errors import Interrupted, Preempted, RunError
 from trainer.evaluate import Result, evaluate
+from trainer.gradients import ExactGradients
 from trainer.models import create_model, parameter_groups
 from trainer.nonfinite import StepGuard
 from trainer.processes import check_world_size, end_with_launcher, start_accelerator
@@ -101,6 +102,7 @@ class Run:
         )
         # `model` is what a step calls (DDP, autocast); `module` the bare network, whose names checkpoints have.
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
+        self.exact = ExactGradients(self.module) if recipe.trainer.deterministic else None
         self.guard = StepGuard(self.module, accelerator.scaler is None) if self._skips_nonfinite else None
         self.schedule = Schedule(recipe)
         self.budget = recipe.samples(recipe.schedule.budget)
@@ -185,13 +187,17 @@ class Run:
         mean_loss, correct = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for number, (images, labels, colour) in enumerate(parts):
             seed_network(self.recipe.seed, first + number * self.micro_batch)
-            others_follow = number + 1 < len(parts)
-            with self.accelerator.no_sync(self.model) if others_follow else contextlib.nullcontext():
+            ranks_wait = number + 1 < len(parts) or self.exact is not None
+            with self.accelerator.no_sync(self.model) if ranks_wait else contextlib.nullcontext():
                 scores = self.model(self.data.preprocess(images, colour))
                 loss = F.cross_entropy(scores, labels)
-                self.accelerator.backward(loss / len(parts))
+                self.accelerator.backward(loss if self.exact is not None else loss / len(parts))
+            if self.exact is not None:
+                self.exact.add()
             mean_loss += loss.detach() / len(parts)
             correct += (scores.detach().argmax(dim=1) == labels).sum()
+        if self.exact is not None:
+            self.exact.finish(self.global_batch // self.micro_batch)
         if self.guard is None or self.guard.allows(mean_loss):
             self.optimizer.step()
         self.optimizer.zero_grad()

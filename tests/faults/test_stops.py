@@ -6,17 +6,12 @@ import signal
 import time
 
 import pytest
-import torch
 
-from tests.faults.trainers import Trainer, Trainers, until
+from tests.faults.trainers import Trainer, Trainers, same_weights, until
 from trainer.errors import Preempted
 from trainer.stops import SAME_PRESS_SECONDS
 
 STATUS = Preempted.exit_code
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -33,7 +28,7 @@ def test_a_signal_stops_at_a_step_that_is_saved(trainers: Trainers, undisturbed:
 
     trainer = trainers.finish("run")
     assert f"going on at step {stopped_at} of 24" in trainer.output
-    assert same(trainers.weights("run"), undisturbed.weights("one"))
+    assert same_weights(trainers.weights("run"), undisturbed.weights("one"))
     assert trainers.losses("run") == undisturbed.losses("one")
 
 
@@ -54,7 +49,7 @@ def test_a_run_stopped_after_every_few_steps_ends_as_if_it_had_not_been(
         assert code == STATUS
         stops += 1
     assert stops >= 5
-    assert same(trainers.weights("run"), undisturbed.weights("one"))
+    assert same_weights(trainers.weights("run"), undisturbed.weights("one"))
     assert trainers.losses("run") == undisturbed.losses("one")
     assert trainers.state("run")["schedule"] == undisturbed.state("one")["schedule"]
     assert trainers.state("run")["best"] == undisturbed.state("one")["best"]
@@ -68,7 +63,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(trainers: Trainers, un
     assert trainer.output.count("stopped by SIGUSR1 and saved at step") == 1
     trainers.finish("run", world_size=2)
     # Running statistics of BN are each rank's own; the averages that checkpoints show would round them otherwise.
-    assert same(trainers.weights("run"), undisturbed.weights("two"))
+    assert same_weights(trainers.weights("run"), undisturbed.weights("two"))
     assert trainers.losses("run") == undisturbed.losses("two")
 
 
