@@ -9,7 +9,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -209,8 +211,6 @@ def until(condition: Callable[[], bool], timeout: float = 60, poll: float = 0.00
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[Path]:
     """`folder` as a file system of its own; root only."""
-    import subprocess
-
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)], check=True)
     try:
@@ -221,9 +221,6 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
 
 def can_mount() -> bool:
     """Whether this user may mount: root, with the capability (a container's root may lack it)."""
-    import subprocess
-    import tempfile
-
     if os.geteuid() != 0:
         return False
     with tempfile.TemporaryDirectory() as folder:
