@@ -1,7 +1,8 @@
 """JPEG bytes to pixels: a crop resized to the network's input, decoding only what it needs; and lossless transcoding
 that makes it fast.
 
-Knows nothing of betons or training. The C library is in `src/`, its contract is `src/jpegcrop.h`.
+Knows nothing of betons or training. The C library is in `src/`, its contract is `src/jpegcrop.h`; beside it is
+`src/bus_error.h`, for mapped files that cannot be read.
 """
 
 from trainer.jpeg.native import (
@@ -20,6 +21,7 @@ from trainer.jpeg.native import (
     decode_crop,
     decode_planes,
     explain,
+    explain_bus_errors,
     has_simd,
     read_info,
     restart_interval,
@@ -42,6 +44,7 @@ __all__ = [
     "decode_crop",
     "decode_planes",
     "explain",
+    "explain_bus_errors",
     "has_simd",
     "read_info",
     "restart_interval",

@@ -1,4 +1,4 @@
-"""The Python face of the C library in src/ (its contract is src/jpegcrop.h), loaded with ctypes.
+"""The Python face of the C library in src/ (its contract is src/jpegcrop.h and src/bus_error.h), loaded with ctypes.
 
 ctypes releases the GIL during every call, and one build serves every version of Python.
 """
@@ -47,7 +47,7 @@ CROP_DTYPE: Final = np.dtype(
 )
 """`jc_crop`: one crop to make. `data` and `out` are addresses of memory that the caller keeps alive."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _REASON: Final = 256
 _PORTABLE: Final = 1
 _MAX_OUT: Final = 16384  # JC_MAX_OUT
@@ -283,6 +283,19 @@ def transcode(data: bytes | memoryview) -> bytes:
         _LIBRARY.jc_free(out)
 
 
+def explain_bus_errors(owner: object, address: int, length: int, message: str) -> None:
+    """For as long as `owner` lives, end the process with `error: message` and status 1 when these bytes of a mapped
+    file cannot be read: the file has become shorter, or its disk fails. Without this it would be killed by SIGBUS.
+
+    Of more than 64 such ranges the further ones stay as they are.
+    """
+    # A display of progress may have hidden the cursor, and left it behind its last line.
+    begin = "\x1b[?25h\n" if os.isatty(2) else ""
+    number = _LIBRARY.jc_explain_bus_errors(address, length, os.fsencode(f"{begin}error: {message}\n"))
+    # Not at the end of the process, when a daemon thread may still be reading.
+    weakref.finalize(owner, _LIBRARY.jc_forget_bus_errors, number).atexit = False
+
+
 def has_simd() -> bool:
     """Whether this CPU's SIMD (AVX2) is used."""
     return bool(_LIBRARY.jc_has_simd())
@@ -329,6 +342,8 @@ def _load() -> ctypes.CDLL:
         "jc_restart_interval": (c_int, [c_int]),
         "jc_transcode": (c_int, [c_void_p, c_size_t, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_char)]),
         "jc_free": (None, [c_void_p]),
+        "jc_explain_bus_errors": (c_int, [c_void_p, c_size_t, c_char_p]),
+        "jc_forget_bus_errors": (None, [c_int]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

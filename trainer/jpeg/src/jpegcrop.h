@@ -1,7 +1,7 @@
 /* jpegcrop: JPEG to a cropped, resized, mirrored RGB image, decoding only what the crop needs.
  *
  * Contract
- * - A decoder or a pool belongs to one caller at a time; different ones run side by side. There is no global state.
+ * - A decoder or a pool belongs to one caller at a time; different ones run side by side. They share no state.
  * - Input is untrusted: nothing is read outside of [data, data + size), and nothing is written outside of the output.
  *   Time and memory are bounded by the sizes of the file and of the output, whatever the header declares: more blocks
  *   than the file has bits for are refused before there is room for them. What cannot be decoded returns a jc_status.
@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-#define JC_VERSION 1 /* of this interface; the Python face checks it */
+#define JC_VERSION 2 /* of this interface and of bus_error.h; the Python face checks it */
 
 typedef enum {
     JC_OK = 0,
