@@ -91,32 +91,13 @@ def test_a_missing_file_and_one_that_is_no_beton_are_refused_by_name(tmp_path: P
 
 
 @given(length=st.integers(0, 60_000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_a_truncated_file_is_refused(tmp_path: Path, photos: Path, length: int) -> None:
     whole = photos.read_bytes()
     path = tmp_path / "cut.beton"
     path.write_bytes(whole[: length * len(whole) // 60_001])
     with pytest.raises(UsageError, match=r"cut\.beton"):
         Beton(path)
-
-
-@given(damage=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=8))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-def test_a_damaged_table_of_contents_is_refused_or_stays_within_the_file(
-    tmp_path: Path, photos: Path, damage: list[tuple[int, int]]
-) -> None:
-    content = bytearray(photos.read_bytes())
-    for place, value in damage:
-        content[place] = value
-    path = tmp_path / "damaged.beton"
-    path.write_bytes(content)
-    try:
-        beton = Beton(path)
-    except UsageError:
-        return
-    assert (beton.offsets >= 0).all()
-    assert (beton.offsets + beton.sizes <= len(content)).all()
-    assert all(len(beton.record(i)) == beton.sizes[i] for i in range(len(beton)))
 
 
 def test_a_manifest_of_other_data_is_refused(tmp_path: Path) -> None:
@@ -132,7 +113,7 @@ def test_a_manifest_of_other_data_is_refused(tmp_path: Path) -> None:
     ours, theirs = converted("ours", (3, 2)), converted("theirs", (2, 3))
     assert open_dataset(ours).classes == ["class0", "class1"]
     ours.write_bytes(theirs.read_bytes())
-    with pytest.raises(UsageError, match=r"ours\.beton: the manifest beside it is of other data"):
+    with pytest.raises(UsageError, match=r"ours\.beton: its table of contents .* damaged or of other data"):
         open_dataset(ours)
 
 

@@ -7,20 +7,23 @@ Layout, little endian::
 A sample's metadata holds the mode, size and file offset of its image and its integer label; the allocation table
 holds the length in bytes of each region and reaches to the end of the file. Offsets are absolute.
 The format itself has no checksums, no class names and no bounds, so `Beton` validates everything it relies on when it
-opens a file; checksums and names are in the manifest beside it (`trainer.data.manifest`).
+opens a file; checksums and names are in the manifest beside it (`trainer.data.manifest`). Whatever the file says, the
+memory that opening takes is in proportion to its length.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import stat
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import UsageError
+from trainer.jpeg import explain_bus_errors
 
 VERSION: Final = 2
 MODE_JPEG: Final = 0
@@ -57,6 +60,12 @@ FIELD_METADATA: Final[dict[int, np.dtype]] = {
 }
 """Metadata of each field type that FFCV defines, by type id. Other ids are a user's own and cannot be laid out."""
 
+WITHOUT_REGION: Final = (TYPE_FLOAT, TYPE_INT)
+"""Fields whose whole value is in the metadata; each of the others has a region of its own in every sample."""
+
+MAX_FIELDS: Final = 256
+"""More than anybody has, and few enough to lay out at once."""
+
 
 def sample_dtype(type_ids: list[int]) -> np.dtype:
     """Metadata record of one sample with fields of these types, aligned as FFCV aligns it. Fields are f0, f1, ..."""
@@ -77,6 +86,20 @@ def align_up(offset: int, page_size: int) -> int:
     return -(-offset // page_size) * page_size
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; what is a folder, a pipe or a device is refused, where it could block or never end.
+
+    Raises:
+        UsageError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UsageError(f"{path}: not a regular file")
+    return file
+
+
 class Beton:
     """A read-only, memory-mapped beton with one image field and one integer label.
 
@@ -88,7 +111,12 @@ class Beton:
         modes: uint8 [N], `MODE_JPEG` or `MODE_RAW`.
         offsets, sizes: int64 [N], where each image's bytes lie in the file.
 
-    Opening validates the whole table of contents with array operations only: no Python per record.
+    Opening validates the whole table of contents with array operations only: no Python per record. Records lie between
+    it and the allocation table; they may overlap, which harms nobody who reads. Labels may be any number: what they
+    mean is the affair of `trainer.data.dataset`.
+
+    While it lives, a read that fails because the file has become shorter, or its disk fails, ends the process with an
+    `error:` line, and not by SIGBUS without a word.
 
     Raises:
         UsageError: the file is missing, no beton, truncated, or a record points outside of it.
@@ -97,16 +125,20 @@ class Beton:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 length = os.fstat(file.fileno()).st_size
                 if length < HEADER_DTYPE.itemsize:
                     raise UsageError(
                         f"{path}: not a beton file ({length} bytes); make it with `python -m data_prep convert`"
                     )
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UsageError(f"{path}: cannot open the beton: {error.strerror}") from error
+        except ValueError as error:  # of mmap, which has found fewer bytes
+            raise UsageError(f"{path}: cannot open the beton: it became shorter meanwhile") from error
         self._bytes = np.frombuffer(self._map, np.uint8)
+        what = f"{path}: could not be read: it became shorter, or its disk failed"
+        explain_bus_errors(self, self.address, length, f"{what}; restore it and start the same command again")
         self._read_table_of_contents()
 
     def __len__(self) -> int:
@@ -116,6 +148,15 @@ class Beton:
         """The stored bytes of one image: a JPEG file, or height x width x 3 bytes of RGB. A view, nothing is copied."""
         start = int(self.offsets[sample])
         return memoryview(self._map)[start : start + int(self.sizes[sample])]
+
+    def content(self, start: int, stop: int) -> memoryview:
+        """The bytes [start, stop) of the file. A view, nothing is copied."""
+        return memoryview(self._map)[start:stop]
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file."""
+        return len(self._bytes)
 
     @property
     def address(self) -> int:
@@ -139,8 +180,10 @@ class Beton:
         self.page_size = int(header["page_size"])
         count, num_fields = int(header["num_samples"]), int(header["num_fields"])
         table = int(header["alloc_table_ptr"])
-        if metadata_offset(num_fields) > length:
-            raise self._damaged("the field descriptors")
+        if self.page_size.bit_count() != 1:
+            raise self._damaged(f"a page size of {self.page_size}, which is no power of two,")
+        if num_fields > MAX_FIELDS or metadata_offset(num_fields) > length:
+            raise self._damaged(f"a header of {num_fields} fields")
         fields = self._bytes[HEADER_DTYPE.itemsize : metadata_offset(num_fields)].view(FIELD_DTYPE)
         image, label, record_dtype = self._find_fields(fields)
         start = metadata_offset(num_fields)
@@ -149,7 +192,9 @@ class Beton:
             raise UsageError(f"{self.path}: the beton holds no sample")
         if end > length:
             raise self._damaged(f"the metadata of {count} samples")
-        if table < end or table > length or (length - table) % ALLOCATION_DTYPE.itemsize:
+        allocations = (length - table) / ALLOCATION_DTYPE.itemsize
+        most = count * int((~np.isin(fields["type_id"], WITHOUT_REGION)).sum())
+        if not end <= table <= length or not allocations.is_integer() or allocations > most:
             raise self._damaged("the allocation table")
         metadata = self._bytes[start:end].view(record_dtype)
         self.labels: npt.NDArray[np.int64] = metadata[label].astype(np.int64)
@@ -169,13 +214,13 @@ class Beton:
             raise UsageError(f"{self.path}: a field of unknown type {unknown[0]}; custom FFCV fields cannot be read")
         images = [i for i, type_id in enumerate(type_ids) if type_id == TYPE_IMAGE]
         labels = [i for i, type_id in enumerate(type_ids) if type_id == TYPE_INT]
-        names = [bytes(name).split(b"\0")[0].decode("ascii", "replace") for name in fields["name"]]
+        names = [ascii(bytes(name).split(b"\0")[0].decode("latin-1"))[1:-1] for name in fields["name"]]
         if len(labels) > 1:
             labels = [i for i in labels if names[i] == "label"]
         if len(images) != 1 or len(labels) != 1:
             raise UsageError(
                 f"{self.path}: expected one RGBImageField and one IntField named 'label', "
-                f"found fields {', '.join(names) or 'none'}"
+                f"found fields {', '.join(names[:8]) or 'none'}{', ...' if len(names) > 8 else ''}"
             )
         return f"f{images[0]}", f"f{labels[0]}", sample_dtype(type_ids)
 
@@ -195,7 +240,7 @@ class Beton:
     def _check_records(self, offsets: np.ndarray, sizes: np.ndarray, first: int, last: int) -> None:
         # Compared without adding offset and size: both are 64-bit numbers that a damaged file may make overflow.
         outside = (offsets < first) | (offsets > last) | (sizes > last - np.minimum(offsets, last))
-        outside |= ~np.isin(self.modes, (MODE_JPEG, MODE_RAW)) | (self.widths == 0) | (self.heights == 0)
+        outside |= ~np.isin(self.modes, (MODE_JPEG, MODE_RAW)) | (self.widths == 0) | (self.heights == 0) | (sizes == 0)
         raw = self.modes == MODE_RAW
         outside |= raw & (sizes != self.widths.astype(np.uint64) * self.heights.astype(np.uint64) * np.uint64(3))
         if outside.any():
