@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from data_prep.images import Encoding, Record, Store
 from data_prep.labels import read_class_file
-from data_prep.manifest import digest_of, versions
+from data_prep.manifest import versions
 from data_prep.pool import map_in_order
 from data_prep.progress import ImageProgress
 from data_prep.sources import PixelSource, Source, open_labelling, open_source, with_classes
 from data_prep.statistics import Totals
 from data_prep.worker import Chunk, convert_chunk, record_bytes
 from data_prep.writer import BetonWriter, atomic_files
-from trainer.data.manifest import Checksums, Manifest, Statistics, manifest_path, mean_image_path
+from trainer.data.manifest import Checksums, Manifest, Statistics, digest_of, manifest_path, mean_image_path
+from trainer.data.manifest_rules import check_class_names
 from trainer.data.random import permutation
 from trainer.errors import UsageError
 
@@ -236,7 +237,13 @@ def _open(options: Options, split: str) -> Source:
     source = open_source(options.source, split, labelling)
     for note in source.notes:
         _say(f"note: {note}")
-    return with_classes(source, classes, options.classes) if classes and options.classes else source
+    if classes and options.classes:
+        source = with_classes(source, classes, options.classes)
+    try:
+        check_class_names(source.classes)
+    except ValueError as error:
+        raise UsageError(f"{options.classes or options.source}: {error}; rename it") from None
+    return source
 
 
 # ------------------------------------------------------------------------------------------------------------ writing

@@ -82,19 +82,26 @@ def _overview(beton: Beton, manifest: Manifest | None) -> Table:
     skipped = f"{len(manifest.skipped):,}"
     if manifest.skipped:
         first = manifest.skipped[0]
-        skipped += f" bad images left out, e.g. {first['name']}: {first['reason']}"
+        skipped += f" bad images left out, e.g. {_printable(first['name'])}: {_printable(first['reason'])}"
     table.add_row("skipped", skipped)
     return table
 
 
 def _pairs(mapping: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}: {_value(value)}" for name, value in mapping.items() if value not in (None, [], {}, ""))
+    return ", ".join(
+        f"{_printable(name)}: {_value(value)}" for name, value in mapping.items() if value not in (None, [], {}, "")
+    )
 
 
 def _value(value: object) -> str:
     if isinstance(value, dict):
         value = [f"{name}: {part}" for name, part in value.items()]
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return _printable("; ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _printable(text: str) -> str:
+    """Without what would command a terminal: names of files, and manifests from elsewhere, may hold anything."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _quantities(beton: Beton, shorter: Numbers) -> Table:
@@ -287,7 +294,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--sheet {sheet_path}: the folder {sheet_path.parent} does not exist")
     beton, manifest = Beton(path), load_manifest(path)
     # Lines of text in a file or a pipe should not be folded at the 80 columns of a terminal that is not there.
-    console = Console() if "COLUMNS" in os.environ or Console().is_terminal else Console(width=160)
+    width = None if "COLUMNS" in os.environ or Console().is_terminal else 160
+    console = Console(width=width, markup=False, emoji=False)  # names of classes may look like either
     for table in tables(beton, manifest):
         console.print(table)
     if args.samples:

@@ -1,8 +1,7 @@
-"""What a manifest says of its file: checksums, the digest, versions. Its layout is in `trainer.data.manifest`."""
+"""What goes into a manifest: checksums of a file, versions. Its layout is in `trainer.data.manifest`."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Final
 
@@ -12,8 +11,6 @@ import PIL.features
 from xxhash import xxh3_128
 
 import trainer
-from trainer.data.beton import ALLOCATION_DTYPE, align_up
-from trainer.data.manifest import Checksums
 
 _CHUNK: Final = 1 << 20
 
@@ -27,24 +24,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
-
-
-def digest_of(checksums: Checksums) -> str:
-    """SHA-256 in hex that identifies the data: over head, pages and tail in hex, one a line."""
-    return hashlib.sha256("\n".join([checksums.head, *checksums.pages, checksums.tail]).encode("ascii")).hexdigest()
-
-
-def page_region(length: int, num_samples: int, num_pages: int, page_size: int) -> tuple[int, int]:
-    """Where the pages of a beton that `convert` wrote begin, and where they end and the allocation table begins.
-
-    Args:
-        length: of the file, in bytes.
-        num_samples, num_pages, page_size: as the manifest and its checksums have them. The file's own header is not
-            asked: it may be what is damaged. The first page cannot be computed from `num_samples`, as room was made
-            for images that were skipped.
-    """
-    table = length - num_samples * ALLOCATION_DTYPE.itemsize
-    return align_up(table, page_size) - num_pages * page_size, table
 
 
 def checksum(fd: int, start: int, end: int) -> str:

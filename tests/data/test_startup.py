@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from xxhash import xxh3_128_hexdigest
 
 from tests.samples import jpeg, smooth_image
 from trainer.data.beton import (
@@ -30,21 +31,25 @@ from trainer.data.beton import (
 from trainer.data.crops import ScaleCrop
 from trainer.data.dataset import Dataset, open_dataset, training_order
 from trainer.data.loader import Loader
-from trainer.data.manifest import Checksums, Manifest, Statistics, manifest_path
+from trainer.data.manifest import Checksums, Manifest, Statistics, digest_of, manifest_path
 from trainer.recipe import IMAGENET_SAMPLES, DataRecipe, Recipe
 
 CLASSES = 1000
 CHUNK = 8 << 20
 CHUNKS = 500
+PAGE = 512 << 10
 
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A beton of as many records as ImageNet has, with a manifest of as many pages.
+    return write_imagenet(tmp_path_factory.mktemp("imagenet") / "train.beton")
+
+
+def write_imagenet(path: Path) -> Path:
+    """A beton of as many records as ImageNet has, with a manifest of nearly as many pages.
 
     All records are one tiny JPEG. It lies in each of 500 chunks, with holes between that take no space.
     """
-    path = tmp_path_factory.mktemp("imagenet") / "train.beton"
     image = jpeg(smooth_image(16, 12, 0))
     labels = np.random.default_rng(0).integers(0, CLASSES, IMAGENET_SAMPLES)
     first = align_up(metadata_offset(2) + IMAGENET_SAMPLES * SAMPLE_DTYPE.itemsize, CHUNK)
@@ -57,19 +62,21 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples["f0"]["data_ptr"], samples["f1"] = offsets, labels
     allocations = np.zeros(IMAGENET_SAMPLES, ALLOCATION_DTYPE)
     allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(IMAGENET_SAMPLES), offsets, len(image)
+    header = np.array((VERSION, 2, CHUNK, IMAGENET_SAMPLES, table), HEADER_DTYPE)
+    head = (header.tobytes() + fields.tobytes() + samples.tobytes()).ljust(first, b"\0")
     with open(path, "wb") as file:
-        file.write(np.array((VERSION, 2, CHUNK, IMAGENET_SAMPLES, table), HEADER_DTYPE).tobytes())
-        file.write(fields.tobytes() + samples.tobytes())
+        file.write(head)
         for offset in range(first, table, CHUNK):
             file.seek(offset)
             file.write(image)
         file.seek(table)
         file.write(allocations.tobytes())
     counts = np.bincount(labels, minlength=CLASSES).tolist()
-    checksums = Checksums(CHUNK, "0" * 64, ["0" * 64] * 9200, "0" * 64)
+    pages = ["0" * 32] * ((table - first) // PAGE)
+    checksums = Checksums(PAGE, xxh3_128_hexdigest(head), pages, xxh3_128_hexdigest(allocations.tobytes()))
     statistics = Statistics(1, [0.0] * 3, [1.0] * 3, [1.0] * 3, np.eye(3).tolist(), "mean.npy")
     names = [f"n{i:08}" for i in range(CLASSES)]
-    manifest = Manifest(IMAGENET_SAMPLES, names, counts, {}, {}, {}, checksums, "digest", statistics)
+    manifest = Manifest(IMAGENET_SAMPLES, names, counts, {}, {}, {}, checksums, digest_of(checksums), statistics)
     manifest_path(path).write_text(manifest.to_json())
     return path
 

@@ -22,12 +22,18 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.convert import Options, convert, select, statistics_images
 from data_prep.images import Store
-from data_prep.manifest import digest_of, page_region
 from data_prep.progress import ImageProgress
 from data_prep.restarts import is_restart_marked
 from tests.samples import checksum_file, jpeg, smooth_image
 from trainer.data.beton import MODE_JPEG, MODE_RAW, Beton
-from trainer.data.manifest import load_manifest, load_mean_image, manifest_path, mean_image_path
+from trainer.data.manifest import (
+    digest_of,
+    load_manifest,
+    load_mean_image,
+    manifest_path,
+    mean_image_path,
+    page_region,
+)
 from trainer.errors import UsageError
 from trainer.jpeg import decode, transcode
 
@@ -353,6 +359,12 @@ class TestRefusals:
         (tmp_path / "classes").write_text("n01\nn02\nn01\n")
         with pytest.raises(UsageError, match="class 'n01' comes twice"):
             convert(Options(folder, tmp_path / "x.beton", classes=tmp_path / "classes"))
+
+    @pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", "\udcff"])
+    def test_a_class_that_could_not_be_printed(self, tmp_path: Path, write: Write, name: str) -> None:
+        write(tmp_path / "images", {"n01/a": b"", f"{name}/a": b""})
+        with pytest.raises(UsageError, match=r"images: class \d is '.*', expected a name of .* in one line; rename it"):
+            convert(Options(tmp_path / "images", tmp_path / "x.beton"))
 
     @pytest.mark.parametrize("suffix", ["", ".json", ".mean.npy"])
     def test_nothing_is_replaced_without_being_asked(self, folder: Path, tmp_path: Path, suffix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -71,6 +72,18 @@ class TestTables:
         text = printed(beton)
         assert ("restart-marked: all of 12" in text) == ("12 JPEG" in text)
         assert ("restart-marked" in text) == ("12 JPEG" in text)
+
+    def test_show_names_that_look_like_markup_or_command_a_terminal(self, beton: Path, cli: Cli) -> None:
+        content = json.loads(manifest_path(beton).read_text())
+        content["classes"] = ["[/b]", "[red]bee", ":cat:"]
+        content["source"]["notes"] = ["\x1b]0;title\x07", "two\nlines"]
+        content["skipped"] = [{"name": "\x1b[2J", "reason": "\udcff"}]
+        manifest_path(beton).write_text(json.dumps(content))
+        done = cli("inspect", beton, "--samples", 0)
+        assert (done.returncode, done.stderr) == (0, "")
+        for expected in ("[/b], [red]bee, :cat:", r"\x1b]0;title\x07; two\nlines", r"e.g. \x1b[2J: \udcff"):
+            assert expected in done.stdout
+        assert "\x1b" not in done.stdout
 
     def test_count_the_classes(self, beton: Path) -> None:
         rows = [line.split() for line in printed(beton).split("images a class (3 classes)")[1].splitlines()]

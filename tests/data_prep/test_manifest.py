@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.images import Record
-from data_prep.manifest import digest_of, page_region, versions
+from data_prep.manifest import versions
 from data_prep.writer import PAGE_SIZE, BetonWriter
 from tests.samples import checksum_file
 from trainer.data.beton import MODE_JPEG, SAMPLE_DTYPE, Beton, align_up, metadata_offset
-from trainer.data.manifest import Checksums
+from trainer.data.manifest import Checksums, digest_of, page_region
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from data_prep.convert import Options, convert
 from data_prep.images import Record, Store
-from data_prep.manifest import digest_of
 from data_prep.verify import _ranges, verify
 from data_prep.writer import PAGE_SIZE, BetonWriter
 from trainer.data.beton import MODE_JPEG, SAMPLE_DTYPE, Beton, metadata_offset
-from trainer.data.manifest import Manifest, Statistics, load_manifest, manifest_path, mean_image_path
+from trainer.data.manifest import Manifest, Statistics, digest_of, load_manifest, manifest_path, mean_image_path
 from trainer.errors import UsageError
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -243,7 +242,7 @@ class TestManifest:
     def test_unreadable_manifest(self, beton: Path) -> None:
         manifest_path(beton).write_text("{")
         (problem,) = verify(beton, 2)
-        assert "cannot read the manifest" in problem
+        assert "x.beton.json: damaged manifest: Expecting property name" in problem
 
     def test_manifest_of_another_file(self, beton: Path, pages: Path) -> None:
         shutil.copy(manifest_path(pages), manifest_path(beton))

@@ -43,13 +43,18 @@ def colour_statistics(which: str, manifest: Manifest | None, beton: str) -> Colo
     """The constants (`imagenet`) or those measured at conversion (`data`).
 
     Raises:
-        UsageError: `data` is asked for and `beton` has no manifest.
+        UsageError: `data` is asked for and `beton` has no manifest, or all its images are of one colour.
     """
     if which == "imagenet":
         return IMAGENET
     if manifest is None:
         raise UsageError(f"{beton}: no manifest beside it to take statistics from; set data.statistics=imagenet")
     measured = manifest.statistics
+    if min(measured.std) <= 0:
+        raise UsageError(
+            f"{beton}: a channel has the same value everywhere (standard deviations {measured.std}), which cannot be "
+            "normalised; set data.statistics=imagenet"
+        )
     # Krizhevsky et al. multiply by the eigenvalue itself, not by its root, so the shift depends on the unit of the
     # pixels: theirs is [0, 1]. The manifest's eigenvalues are those of [0, 255]: /255**2 for the unit, *255 back.
     lambdas = np.maximum(measured.eigenvalues, 0.0) / 255.0

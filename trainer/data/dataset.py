@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from xxhash import xxh3_128_hexdigest
 
 from trainer.data.beton import Beton
 from trainer.data.colour import ColourStatistics, colour_statistics, mean_image_for
 from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
-from trainer.data.manifest import Manifest, load_manifest
+from trainer.data.manifest import Manifest, digest_of, load_manifest, manifest_path, mean_image_path, page_region
+from trainer.data.manifest_rules import MAX_CLASSES
 from trainer.data.order import Chunks, TrainingOrder
 from trainer.data.readahead import ReadAhead
 from trainer.errors import UsageError
@@ -26,37 +28,104 @@ class Dataset:
 
     beton: Beton
     manifest: Manifest | None
-    """None for a beton written by stock FFCV."""
+    """None for a beton written by stock FFCV, or for one that lost it."""
     classes: list[str]
     """Class names in index order; "0", "1", ... where there is no manifest."""
     digest: str
     """Identifies the data: the manifest's digest, or a hash of the table of contents."""
 
+    @property
+    def notice(self) -> str | None:
+        """What people should know before they use it, in a line; None if there is nothing to say."""
+        if self.manifest is not None:
+            return None
+        path = self.beton.path
+        lost = mean_image_path(path).exists()
+        return (
+            f"{path}: no manifest {manifest_path(path).name} beside it, so its classes have no names and damage is not "
+            f"found; {'its mean image is there, so copy the manifest, too' if lost else 'right for a beton of FFCV'}"
+        )
+
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a beton with its manifest, if it has one.
+    """Open a beton with its manifest, if it has one: then what training reads at once, everything but the images, is
+    compared with its checksums.
 
     Raises:
         UsageError: either is missing, damaged, or they do not belong together.
     """
     beton = Beton(path)
     manifest = load_manifest(path)
-    if int(beton.labels.min()) < 0:
-        raise UsageError(f"{beton.describe(int(beton.labels.argmin()))}: labels are 0 or more")
+    if manifest is not None:
+        _check_belongs(beton, manifest)
+        return Dataset(beton, manifest, manifest.classes, manifest.digest)
+    _check_labels(beton, MAX_CLASSES)
     highest = int(beton.labels.max())
-    if manifest is None:
-        digest = hashlib.sha256()
-        for array in (beton.labels, beton.offsets, beton.sizes):
-            digest.update(array.data)
-        return Dataset(beton, None, [str(i) for i in range(highest + 1)], digest.hexdigest())
-    counts = np.bincount(beton.labels, minlength=len(manifest.classes)).tolist()
-    if manifest.num_samples != len(beton) or manifest.counts != counts:
-        raise UsageError(
-            f"{path}: the manifest beside it is of other data ({manifest.num_samples} samples in "
-            f"{len(manifest.classes)} classes, the beton has {len(beton)} with labels up to {highest}, or other "
-            "counts a class); convert again, or copy both files"
+    return Dataset(beton, None, [str(i) for i in range(highest + 1)], _digest_of_contents(beton))
+
+
+def explain_other_data(data: Dataset, digest: str) -> str:
+    """Why `data` are not those of a run that was begun with the data of `digest`, and what to do: a line."""
+    path = data.beton.path
+    manifest = manifest_path(path).name
+    what = f"{path}: not the data that this run was begun with"
+    if data.manifest is None:
+        return (
+            f"{what}, or without their manifest: put {manifest} back beside it if there was one, else the data that "
+            "were there"
         )
-    return Dataset(beton, manifest, manifest.classes, manifest.digest)
+    if _digest_of_contents(data.beton) == digest:
+        return f"{what}: then there was no {manifest} beside it; move it away"
+    return f"{what}: the digest was {digest[:12]}... and is {data.digest[:12]}...; put the data back that were there"
+
+
+def _digest_of_contents(beton: Beton) -> str:
+    digest = hashlib.sha256()
+    for array in (beton.labels, beton.offsets, beton.sizes):
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _check_labels(beton: Beton, classes: int) -> None:
+    for sample in (int(beton.labels.argmin()), int(beton.labels.argmax())):
+        if not 0 <= beton.labels[sample] < classes:
+            raise UsageError(
+                f"{beton.describe(sample)}: labels are from 0 to {classes - 1}; check the file with "
+                f"`python -m data_prep verify {beton.path}`"
+            )
+
+
+def _check_belongs(beton: Beton, manifest: Manifest) -> None:
+    """Refuse a beton that is not the one which the manifest beside it is of, or is damaged where it is read first."""
+    path, beside = beton.path, manifest_path(beton.path)
+    if digest_of(manifest.checksums) != manifest.digest:
+        raise UsageError(
+            f"{beside}: damaged manifest: its digest is not that of its checksums; copy it again from a sound one, or "
+            "convert the data again"
+        )
+    layout = manifest.num_samples, len(manifest.checksums.pages), manifest.checksums.page_size
+    first_page, table = page_region(beton.length, *layout)
+    if manifest.num_samples != len(beton) or not 0 < first_page <= beton.offsets.min():
+        raise UsageError(
+            f"{path}: the manifest beside it is of other data ({manifest.num_samples} samples in {layout[1]} pages, "
+            f"the beton has {len(beton)} and {beton.length} bytes); copy both files again, or convert again"
+        )
+    for what, start, stop, checksum in (
+        ("table of contents", 0, first_page, manifest.checksums.head),
+        ("allocation table", table, beton.length, manifest.checksums.tail),
+    ):
+        if xxh3_128_hexdigest(beton.content(start, stop)) != checksum:
+            raise UsageError(
+                f"{path}: its {what} (bytes {start} to {stop - 1}) is not the one that {beside.name} is of: one of the "
+                f"two is damaged or of other data; run `python -m data_prep verify {path}`, then copy both files "
+                "again, or convert again"
+            )
+    _check_labels(beton, len(manifest.classes))
+    if np.bincount(beton.labels, minlength=len(manifest.classes)).tolist() != manifest.counts:
+        raise UsageError(
+            f"{beside}: damaged manifest: its counts are not those of the labels; copy it again from a sound one, or "
+            "convert the data again"
+        )
 
 
 def check_same_classes(data: Dataset, classes: list[str], trained_on: str) -> None:
