@@ -17,8 +17,8 @@ from data_prep.convert import Options, convert
 from tests.faults.trainers import can_mount, mounted
 from tests.samples import PYTHON, REPOSITORY, jpeg, smooth_image, without_its_scan, write_beton
 from trainer import checkpoint
+from trainer.__main__ import main
 from trainer.data.beton import Beton
-from trainer.doctor import doctor
 from trainer.doctor.check import ok, warn
 from trainer.doctor.disk import read_rate
 from trainer.doctor.run_folder import checkpoint_bytes
@@ -89,7 +89,7 @@ def look(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("trainer.doctor.data.DECODING_SECONDS", 0.02)
 
     def look(recipe: Sequence[str] = (), *overrides: str, data: Sequence[Path] = ()) -> tuple[int, Lines]:
-        status = doctor(recipe[0] if recipe else None, [*recipe[1:], *overrides], data)
+        status = main(["doctor", *recipe, *overrides, *(["--data", *map(str, data)] if data else [])])
         return status, lines(capsys.readouterr().out)
 
     return look
@@ -110,11 +110,10 @@ def test_alone_it_looks_at_the_machine_in_lines_for_grep() -> None:
     assert last.endswith("0 fail")
 
 
-def test_a_recipe_is_checked_with_its_data_and_nothing_is_written(recipe: list[str], data: Path) -> None:
+def test_a_recipe_is_checked_with_its_data_and_nothing_is_written(look: Look, recipe: list[str], data: Path) -> None:
     before = {path: path.stat() for path in data.iterdir()}
-    out, err = (process := start(*recipe)).communicate(timeout=120)
-    assert process.returncode == 0, out + err
-    found = lines(out)
+    status, found = look(recipe)
+    assert status == 0, found
     assert found["train data"][0] == "ok"
     assert "18 images of 3 classes" in found["train data"][1]
     assert "6 images of 3 classes" in found["val data"][1]
@@ -215,15 +214,19 @@ def test_nodes_speak_in_one_report(recipe: list[str], data: Path, tmp_path: Path
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=2", "--num_processes=2"]
     launcher += ["--main_process_ip=127.0.0.1", f"--main_process_port={port}"]
     launcher += ["--mixed_precision=no", "--dynamo_backend=no"]
-    nodes = []
-    for rank in range(2):
-        folder = shutil.copytree(data, tmp_path / f"node{rank}")
-        if rank == 1:
-            write_beton(folder / "train.beton", [jpeg(smooth_image(48, 40, 7))] * 3, [0, 1, 2])
-            (folder / "train.beton.json").unlink()
-        arguments = [recipe[0], "data.train=train.beton", "data.val=val.beton"]
-        nodes.append(start(*arguments, launcher=[*launcher, f"--machine_rank={rank}"], folder=folder))
-    (out, err), (other, _) = [node.communicate(timeout=240) for node in nodes]
+    folders = [shutil.copytree(data, tmp_path / f"node{rank}") for rank in range(2)]
+    write_beton(folders[1] / "train.beton", [jpeg(smooth_image(48, 40, 7))] * 3, [0, 1, 2])
+    (folders[1] / "train.beton.json").unlink()
+    arguments = [recipe[0], "data.train=train.beton", "data.val=val.beton"]
+    nodes = [
+        start(*arguments, launcher=[*launcher, f"--machine_rank={rank}"], folder=folder)
+        for rank, folder in enumerate(folders)
+    ]
+    try:
+        (out, err), (other, _) = [node.communicate(timeout=240) for node in nodes]
+    finally:
+        for node in nodes:
+            node.terminate()  # a launcher ends its processes
     assert nodes[0].returncode != 0
     assert other == ""
     found, host = lines(out), socket.gethostname()
