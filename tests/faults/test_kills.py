@@ -116,3 +116,15 @@ def test_a_run_whose_launcher_is_killed_saves_and_leaves(trainers: Trainers) -> 
     until(lambda: not members(trainers.runs), 30)
     assert "stopped by SIGTERM and saved at step" in launched.communicate(timeout=10)[1]
     assert trainers.state("run")["step"] == max(trainers.losses("run"))
+
+
+@pytest.mark.slow
+def test_a_launcher_of_two_ranks_that_is_asked_to_stop_lets_them_save(trainers: Trainers) -> None:
+    launched = launch(trainers, "schedule.budget=100000it", processes=2)
+    until(lambda: trainers.steps("run") >= 3)
+    launched.send_signal(signal.SIGTERM)
+    _, err = launched.communicate(timeout=60)
+    assert launched.returncode != 0
+    assert err.count("stopped by SIGTERM and saved at step") == 1
+    assert not members(trainers.runs)
+    assert trainers.state("run")["step"] == max(trainers.losses("run"))
