@@ -188,6 +188,21 @@ class TestFailures:
         assert (status, found["run folder"][0]) == (1, "fail")
         assert "free some space" in found["run folder"][1]
 
+    def test_a_decoder_that_is_not_built(self, recipe: list[str]) -> None:
+        # In a process of its own: what imports the decoder is not to be imported again by the other tests.
+        code = (
+            "import sys; sys.modules['trainer.jpeg'] = None\n"
+            "from trainer.__main__ import main; sys.exit(main(['doctor', *sys.argv[1:]]))"
+        )
+        command = [PYTHON, "-c", code, *recipe]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        found = lines(done.stdout)
+        assert done.returncode == 1, done.stderr
+        assert found["jpeg decoder"][0] == "fail"
+        assert found["jpeg decoder"][1].endswith("run `make setup`")
+        assert "could not look" in found["data"][1]
+        assert found["memory"][0] == found["run folder"][0] == "ok"
+
     def test_a_precision_that_needs_a_gpu(self, look: Look, recipe: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         status, found = look(recipe, "precision=fp16")

@@ -72,7 +72,9 @@ def _look(recipe: Recipe | None, betons: Sequence[Path], meeting: Meeting, troub
     checks = [
         *software_checks(recipe),
         *guarded("gpu", lambda: _look_at_gpus(recipe, facts)),
-        *guarded("machine and data", lambda: _look_at_machine_and_data(recipe, betons, facts)),
+        *guarded("machine", lambda: _look_at_machine(recipe, betons)),
+        *guarded("data", lambda: _look_at_data(recipe, betons, facts)),
+        *guarded("run folder", lambda: _look_at_run_folder(recipe)),
     ]
     return Found(host, meeting.node, troubles, checks, facts)
 
@@ -84,22 +86,29 @@ def _look_at_gpus(recipe: Recipe | None, facts: dict[str, str]) -> list[Check]:
     return gpu_checks(recipe)
 
 
-def _look_at_machine_and_data(recipe: Recipe | None, betons: Sequence[Path], facts: dict[str, str]) -> list[Check]:
-    from trainer.doctor.machine import machine_checks
+def _look_at_machine(recipe: Recipe | None, betons: Sequence[Path]) -> list[Check]:
+    from trainer.doctor.machine import data_bytes, machine_checks
 
+    return machine_checks(recipe, data_bytes(recipe, betons))
+
+
+def _look_at_data(recipe: Recipe | None, betons: Sequence[Path], facts: dict[str, str]) -> list[Check]:
     if recipe is None and not betons:
-        return machine_checks(None, 0)
+        return []
     from trainer.doctor.data import data_checks, open_data
+    from trainer.doctor.machine import data_bytes
 
     data = open_data(recipe, betons)
     facts.update(data.facts)
-    checks = [*machine_checks(recipe, data.bytes), *data.checks]
-    checks += guarded("data", lambda: data_checks(recipe, data))
-    if recipe is not None:
-        from trainer.doctor.run_folder import run_folder_checks
+    return [*data.checks, *guarded("data", lambda: data_checks(recipe, data, data_bytes(recipe, betons)))]
 
-        checks += run_folder_checks(recipe, data.classes)
-    return checks
+
+def _look_at_run_folder(recipe: Recipe | None) -> list[Check]:
+    if recipe is None:
+        return []
+    from trainer.doctor.run_folder import run_folder_checks
+
+    return run_folder_checks(recipe)
 
 
 def _measure(meeting: Meeting, said: Sequence[Found | None]) -> list[Links | str | None]:

@@ -30,8 +30,6 @@ from trainer.doctor.machine import free_memory, local_processes
 from trainer.errors import RunError, UsageError
 from trainer.recipe import Recipe
 
-IMAGENET_CLASSES: Final = 1000
-
 DECODED_IMAGES: Final = 256
 DECODING_SECONDS: Final = 1.0
 """So many images are decoded, again and again, for so long."""
@@ -49,15 +47,6 @@ class Data:
     def betons(self) -> list[Beton]:
         """Every file once."""
         return list({data.beton.path.resolve(): data.beton for data in self.opened.values()}.values())
-
-    @property
-    def bytes(self) -> int:
-        return sum(beton.path.stat().st_size for beton in self.betons)
-
-    @property
-    def classes(self) -> int:
-        """Of the first of them; ImageNet's where none could be opened."""
-        return next((len(data.classes) for data in self.opened.values()), IMAGENET_CLASSES)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -81,15 +70,19 @@ def open_data(recipe: Recipe | None, betons: Sequence[Path]) -> Data:
     return data
 
 
-def data_checks(recipe: Recipe | None, data: Data) -> list[Check]:
-    """Reads and decodes some of the data that are open, and compares them with the recipe."""
+def data_checks(recipe: Recipe | None, data: Data, data_bytes: int) -> list[Check]:
+    """Reads and decodes some of the data that are open, and compares them with the recipe and the memory.
+
+    Args:
+        data_bytes: of all the run's data.
+    """
     if not data.opened:
         return []
     # Before the decoding: what this process has mapped and touched cannot be dropped from memory.
     disks = {beton.path: _rate_or_error(beton.path) for beton in _one_a_disk(data.betons)}
     first = next(iter(data.opened.values()))
     decoding, speed = _decoding(recipe or Recipe(), first)
-    chunked, fits = recipe is not None and recipe.data.order == "chunked", data.bytes <= free_memory()
+    chunked, fits = recipe is not None and recipe.data.order == "chunked", data_bytes <= free_memory()
     record = float(first.beton.sizes.mean())
     return [
         *(_agreement(recipe, data) if recipe else []),

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,13 @@ def machine_checks(recipe: Recipe | None, data_bytes: int) -> list[Check]:
         *guarded("locked memory", _locked_memory),
         *guarded("core dumps", _core_dumps),
     ]
+
+
+def data_bytes(recipe: Recipe | None, betons: Sequence[Path]) -> int:
+    """Size of the recipe's data and the `betons`, as far as they are there, each file once."""
+    named = [Path(recipe.data.train), Path(recipe.data.val)] if recipe else []
+    files = {path.resolve() for path in [*named, *betons] if path.is_file()}
+    return sum(path.stat().st_size for path in files)
 
 
 def usable_cores() -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -13,21 +14,24 @@ from trainer.doctor.check import Check, fail, guarded, ok, size, warn
 from trainer.models import create_model
 from trainer.recipe import Recipe
 
-
-def run_folder_checks(recipe: Recipe, classes: int) -> list[Check]:
-    """The recipe's run folder, for a network of so many classes. Nothing is written."""
-    return guarded("run folder", lambda: _run_folder(recipe, classes))
+CLASSES: Final = 1000
+"""Of ImageNet; with fewer, checkpoints are a little smaller."""
 
 
-def checkpoint_bytes(recipe: Recipe, classes: int) -> int:
-    """What one checkpoint takes: the network, and the momentum of each of its parameters."""
+def run_folder_checks(recipe: Recipe) -> list[Check]:
+    """The recipe's run folder. Nothing is written."""
+    return guarded("run folder", lambda: _run_folder(recipe))
+
+
+def checkpoint_bytes(recipe: Recipe, classes: int = CLASSES) -> int:
+    """What one checkpoint takes, but for kilobytes: the network, and the momentum of each of its parameters."""
     with torch.device("meta"):
         model = create_model(num_classes=classes, **asdict(recipe.model))
     tensors = [*model.state_dict().values(), *model.parameters()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _run_folder(recipe: Recipe, classes: int) -> Check:
+def _run_folder(recipe: Recipe) -> Check:
     folder = recipe.run_dir
     while not folder.exists():
         folder = folder.parent
@@ -35,7 +39,7 @@ def _run_folder(recipe: Recipe, classes: int) -> Check:
         return fail("run folder", f"{recipe.run_dir}: {folder} cannot be written", "set runs= to a folder that can")
     disk = os.statvfs(folder)
     made = len(list(checkpoints_dir(recipe.run_dir).glob("step-*")))
-    return judge_room(recipe.run_dir, disk.f_bavail * disk.f_frsize, checkpoint_bytes(recipe, classes), recipe, made)
+    return judge_room(recipe.run_dir, disk.f_bavail * disk.f_frsize, checkpoint_bytes(recipe), recipe, made)
 
 
 def judge_room(run_dir: Path, free: int, checkpoint: int, recipe: Recipe, made: int) -> Check:
