@@ -232,7 +232,7 @@ def test_other_data_in_the_same_run_folder_are_refused(
     path.write_bytes((data / "train.beton").read_bytes())
     train(recipe("schedule.budget=4it", f"data.train={path}"))
     write_beton(path, [smooth_image(16, 16, i) for i in range(30)], [i % 3 for i in range(30)])
-    with pytest.raises(UsageError, match=r"train\.beton: not the data that .* was begun with"):
+    with pytest.raises(UsageError, match=r"train\.beton: not the data that this run was begun with"):
         train(recipe("schedule.budget=4it", f"data.train={path}"))
 
 
@@ -243,7 +243,9 @@ def test_validation_data_of_more_classes_are_refused(recipe: Callable[..., Recip
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(recipe: Callable[..., Recipe]) -> None:
-    with pytest.raises(RunError, match=r"the loss is (nan|inf) at step \d+, of samples \d+, .*; there is no checkpoint yet"):
+    with pytest.raises(
+        RunError, match=r"the loss is (nan|inf) at step \d+, of samples \d+, .*; there is no checkpoint yet"
+    ):
         train(recipe("optimizer.lr=1e30"))
 
 

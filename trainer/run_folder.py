@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from trainer import __version__, checkpoint
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, explain_other_data
 from trainer.errors import UsageError
 from trainer.files import write_atomically
 from trainer.lock import RunLock
@@ -88,7 +88,7 @@ def _check_recipe(recipe: Recipe, last: Path | None) -> None:
 
 def _check_data(recipe: Recipe, state: dict[str, Any], train_data: Dataset, val_data: Dataset) -> list[str]:
     """Refuse other classes, and other data unless they are allowed. Returns what has to be said."""
-    if train_data.classes != state["classes"]:
+    if train_data.manifest is not None and train_data.classes != state["classes"]:
         raise UsageError(
             f"{train_data.beton.path}: its classes are not those that {recipe.run_dir} was begun with "
             f"({_first_difference(state['classes'], train_data.classes)}); give a new run another name="
@@ -100,10 +100,15 @@ def _check_data(recipe: Recipe, state: dict[str, Any], train_data: Dataset, val_
             continue
         if key not in recipe.resume.allow:
             raise UsageError(
-                f"{data.beton.path}: not the data that {recipe.run_dir} was begun with; give a new run another name=, "
-                f"or allow it: resume.allow=[{key}]"
+                f"{explain_other_data(data, digest)}; or give a new run another name=, or allow other data: "
+                f"resume.allow=[{key}]"
             )
         notes.append(f"{data.beton.path}: not the data that this run was begun with, as resume.allow says")
+    if len(train_data.classes) != len(state["classes"]):  # without a manifest there are no names to compare
+        raise UsageError(
+            f"{train_data.beton.path}: it has {len(train_data.classes)} classes, {recipe.run_dir} was begun with "
+            f"{len(state['classes'])}; give a new run another name="
+        )
     return notes
 
 

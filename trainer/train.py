@@ -378,7 +378,8 @@ class Run:
                 print(text, file=sys.stderr, flush=True)
 
     def _announce(self) -> None:
-        for note in self.opened.notes:
+        notices = [notice for notice in (self.data.train.notice, self.data.val.notice) if notice is not None]
+        for note in [*self.opened.notes, *notices]:
             self.console.message(f"note: {note}")
         resumed = f"going on at step {self.step_number:,}" if self.samples else "starting"
         self.console.message(

@@ -8,6 +8,7 @@ Python does its part by the batch: NumPy draws the crops, and one call, without 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import queue
 import threading
@@ -19,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from trainer.cgroup import cpu_quota
 from trainer.data.beton import Beton
 from trainer.data.crop_jobs import crop_jobs, explain_job, padding
 from trainer.data.crops import CropPolicy, draw_colour
@@ -207,6 +209,8 @@ class Loader:
 
 
 def default_threads() -> int:
-    """Cores that this process may use, shared among the processes of its node."""
+    """Cores that this process may use, a container's share of time counted as such, among the processes of its node."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    cores = cores if quota is None else min(cores, math.ceil(quota))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

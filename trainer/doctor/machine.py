@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from trainer.doctor.cgroup import cpu_quota, memory_room
+from trainer.cgroup import cpu_quota, memory_room
 from trainer.doctor.check import GIB, MIB, Check, guarded, ok, size, warn
 from trainer.recipe import Recipe
 

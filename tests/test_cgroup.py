@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.doctor.cgroup import cpu_quota, memory_room
+from trainer.cgroup import cpu_quota, memory_room
 
 MIB = 2**20
 V2 = "35 23 0:30 {root} {mount} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
