@@ -244,7 +244,7 @@ def test_validation_data_of_more_classes_are_refused(recipe: Callable[..., Recip
 
 def test_a_loss_that_is_not_finite_ends_the_run(recipe: Callable[..., Recipe]) -> None:
     with pytest.raises(
-        RunError, match=r"the loss is (nan|inf) at step \d+, of samples \d+, .*; there is no checkpoint yet"
+        RunError, match=r"the loss is (nan|inf) at step \d+, of samples \d+, .*; there is no checkpoint"
     ):
         train(recipe("optimizer.lr=1e30"))
 

@@ -1,7 +1,7 @@
 """Gradients summed up in an order that does not matter, for `trainer.deterministic`.
 
-In float32 the sum of the same micro-batches' gradients differs in its last bits with the number of ranks they are spread
-over, and with how DDP has arranged its buckets, which it does anew after the first step of a process. Training
+In float32 the sum of the same micro-batches' gradients differs in its last bits with the number of ranks they are
+spread over, and with how DDP has arranged its buckets, which it does anew after the first step of a process. Training
 multiplies such differences. In float64 sums of gradients are exact but for their last bits, which are gone when they
 become float32 again.
 """

@@ -89,9 +89,8 @@ class TestAnotherRun:
                 path.write_bytes(jpeg((smooth_image(16, 16, i + 70) // 3).astype(np.uint8)))
             convert(Options(trainers.runs / name, trainers.runs / f"{name}.beton"))
         other, renamed = (f"data.train={trainers.runs}/{name}.beton" for name in ("other", "renamed"))
-        assert "other.beton: not the data that this run was begun with" in refusal(
-            trainers, "run", "schedule.budget=4it", other
-        )
+        said = refusal(trainers, "run", "schedule.budget=4it", other)
+        assert "other.beton: not the data that this run was begun with" in said
         longer = ("schedule.budget=8it", "resume.allow=[schedule.budget,data.train,data.val]")
         trainer = trainers.finish("run", other, *longer)
         assert "note: " in trainer.output
