@@ -15,7 +15,7 @@ from tests.data.datasets import allocation_table, checksums_of, edit_manifest, f
 from tests.samples import jpeg, smooth_image, write_beton
 from trainer.data.beton import SAMPLE_DTYPE, metadata_offset
 from trainer.data.colour import colour_statistics
-from trainer.data.dataset import explain_other_data, open_dataset
+from trainer.data.dataset import check_same_classes, explain_other_data, open_dataset
 from trainer.data.manifest import digest_of, manifest_path, mean_image_path
 from trainer.data.manifest_rules import MAX_CLASSES
 from trainer.errors import UsageError
@@ -146,6 +146,12 @@ class TestALostManifest:
         (tmp_path / "elsewhere").rename(manifest_path(beton))
         explained = explain_other_data(open_dataset(beton), begun)
         assert explained.endswith("begun with: then there was no x.beton.json beside it; move it away")
+
+    def test_classes_with_and_without_names_are_not_compared(self, beton: Path) -> None:
+        with pytest.raises(
+            UsageError, match=r"x\.beton: its classes have names, those of train have none .* x\.beton\.json"
+        ):
+            check_same_classes(open_dataset(beton), ["0", "1", "2"], "train")
 
     def test_other_data_are_told_by_their_digests(self, beton: Path) -> None:
         data = open_dataset(beton)

@@ -61,7 +61,7 @@ def open_dataset(path: str | Path) -> Dataset:
         return Dataset(beton, manifest, manifest.classes, manifest.digest)
     _check_labels(beton, MAX_CLASSES)
     highest = int(beton.labels.max())
-    return Dataset(beton, None, [str(i) for i in range(highest + 1)], _digest_of_contents(beton))
+    return Dataset(beton, None, _nameless(highest + 1), _digest_of_contents(beton))
 
 
 def explain_other_data(data: Dataset, digest: str) -> str:
@@ -77,6 +77,11 @@ def explain_other_data(data: Dataset, digest: str) -> str:
     if _digest_of_contents(data.beton) == digest:
         return f"{what}: then there was no {manifest} beside it; move it away"
     return f"{what}: the digest was {digest[:12]}... and is {data.digest[:12]}...; put the data back that were there"
+
+
+def _nameless(count: int) -> list[str]:
+    """What stands for the names of classes where there is no manifest."""
+    return [str(i) for i in range(count)]
 
 
 def _digest_of_contents(beton: Beton) -> str:
@@ -145,6 +150,11 @@ def check_same_classes(data: Dataset, classes: list[str], trained_on: str) -> No
         return
     if data.classes == classes:
         return
+    if classes == _nameless(len(classes)):
+        raise UsageError(
+            f"{path}: its classes have names, those of {trained_on} have none to compare them with; put the manifest "
+            f"of the training data back beside them, or move {manifest_path(path).name} away"
+        )
     if len(data.classes) != len(classes):
         raise UsageError(
             f"{path}: has {len(data.classes)} classes, {trained_on} has {len(classes)}; convert it with --classes"
