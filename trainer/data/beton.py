@@ -192,9 +192,9 @@ class Beton:
             raise UsageError(f"{self.path}: the beton holds no sample")
         if end > length:
             raise self._damaged(f"the metadata of {count} samples")
-        allocations = (length - table) / ALLOCATION_DTYPE.itemsize
+        allocations, rest = divmod(length - table, ALLOCATION_DTYPE.itemsize)
         most = count * int((~np.isin(fields["type_id"], WITHOUT_REGION)).sum())
-        if not end <= table <= length or not allocations.is_integer() or allocations > most:
+        if not end <= table <= length or rest or allocations > most:
             raise self._damaged("the allocation table")
         metadata = self._bytes[start:end].view(record_dtype)
         self.labels: npt.NDArray[np.int64] = metadata[label].astype(np.int64)
