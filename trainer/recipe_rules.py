@@ -59,7 +59,7 @@ def check(recipe: Recipe, source: str) -> None:
             data.on_error,
             f"stop: data.engine={data.engine} cannot replace a record",
         ),
-        (data.threads >= 0, "data.threads", data.threads, "0 (the cores of the node) or a number of threads"),
+        (0 <= data.threads <= 1024, "data.threads", data.threads, "0 (the cores of the node) or up to 1024 threads"),
         (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
         (
             recipe.evaluation.resize >= data.size,

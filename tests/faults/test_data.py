@@ -191,4 +191,4 @@ def test_what_a_thread_of_the_loader_raises_ends_the_run(trainers: Trainers, own
     pid = trainer.ranks[0].pid
     assert pid is not None
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3))  # what is open stays so
-    assert error_of(trainer, 1) == f"{own}/val.beton: Too many open files"
+    assert error_of(trainer, 1) == f"{own}/val.beton: cannot be read: Too many open files"

@@ -103,6 +103,8 @@ class ReadAhead:
                     if left.is_set():
                         return
             asked.put(None)
+        except OSError as error:
+            asked.put(RunError(f"{self._beton.path}: cannot be read: {error.strerror}"))
         except BaseException as error:
             asked.put(error)
 
