@@ -8,6 +8,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from trainer.models import MODEL_NAMES, create_model
 from trainer.models.resnet import INITS, SHORTCUTS, STEM_POOLS, STRIDES_IN
 from trainer.recipe import (
     IMAGENET_SAMPLES,
+    INDIFFERENT_KEYS,
     ModelRecipe,
     Recipe,
     differences,
@@ -101,6 +103,33 @@ def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None
         ("name=${nope}", "nope"),
         ("seed=-1", "seed is -1"),
         ("optimizer.lr=.inf", "optimizer.lr is inf"),
+        ("checkpoint.minutes=-1", r"checkpoint.minutes is -1.0, expected 0 \(never\) or a number of minutes"),
+        ("checkpoint.minutes=.inf", "checkpoint.minutes is inf"),
+        ("checkpoint.minutes=.nan", "checkpoint.minutes is nan"),
+        ("checkpoint.minutes=1h", "checkpoint.minutes: Value '1h'"),
+        ("checkpoint.keep=0", "checkpoint.keep is 0, expected at least one"),
+        ("trainer.deterministic=maybe", "trainer.deterministic: Value 'maybe'"),
+        ("trainer.max_hours=-0.5", r"trainer.max_hours is -0.5, expected 0 \(no limit\) or a number of hours"),
+        ("trainer.max_hours=.inf", "trainer.max_hours is inf"),
+        ("trainer.max_hours=.nan", "trainer.max_hours is nan"),
+        ("trainer.stop_grace=0", "trainer.stop_grace is 0.0, expected a positive number of seconds"),
+        ("trainer.stop_grace=.inf", "trainer.stop_grace is inf"),
+        ("trainer.stop_grace=.nan", "trainer.stop_grace is nan"),
+        ("trainer.timeout=0.9", r"trainer.timeout is 0.9, expected a number of seconds in \[1, 10\*\*6\)"),
+        ("trainer.timeout=1000000", "trainer.timeout is 1000000.0"),
+        ("trainer.timeout=.nan", "trainer.timeout is nan"),
+        ("trainer.on_nonfinite=ignore", "trainer.on_nonfinite: Invalid value 'ignore', expected one of"),
+        ("trainer.max_nonfinite=-1", "trainer.max_nonfinite is -1, expected 0 or more steps"),
+        ("trainer.max_nonfinite=1.5", "trainer.max_nonfinite: Value '1.5'"),
+        ("trainer.grace=3", "unknown key 'trainer.grace'"),
+        ("stop_grace=3", r"unknown key 'stop_grace' \(did you mean 'trainer.stop_grace'\?\)"),
+        ("resume.alow=[seed]", r"unknown key 'resume.alow' \(did you mean 'allow'\?\)"),
+        ("resume.allow=[optimizer.rl]", r"resume.allow: unknown key 'optimizer.rl' \(did you mean 'optimizer.lr'\?\)"),
+        ("resume.allow=[seed,schedule]", r"resume.allow: unknown key 'schedule' \(did you mean 'schedule"),
+        ("resume.allow=seed", "resume.allow"),
+        pytest.param(
+            "resume.allow=[[seed]]", "resume.allow", marks=pytest.mark.xfail(raises=TypeError), id="resume.allow=[[]]"
+        ),
     ],
 )
 def test_bad_overrides_are_refused_in_one_line(recipe_file: Path, override: str, message: str) -> None:
@@ -153,9 +182,52 @@ def test_changes_that_do_not_matter_are_no_differences(recipe_file: Path) -> Non
     assert differences(old, load_recipe(recipe_file, ["data.read_ahead=0", "data.on_error=skip"])) == {}
     assert differences(old, load_recipe(recipe_file, ["data.engine=ffcv"])) == {}
     assert differences(old, load_recipe(recipe_file, ["data.window=9"])) == {"data.window": "data.window: 64 -> 9"}
-    assert differences(old, load_recipe(recipe_file, ["optimizer.lr=1"])) == {
-        "optimizer.lr": "optimizer.lr: 0.3 -> 1.0"
+    assert differences(old, load_recipe(recipe_file, ["optimizer.lr=1", "seed=4", "model.shortcut=C"])) == {
+        "seed": "seed: 0 -> 4",
+        "model.shortcut": "model.shortcut: None -> C",
+        "optimizer.lr": "optimizer.lr: 0.3 -> 1.0",
     }
+    allowed = load_recipe(recipe_file, ["resume.allow=[optimizer.lr,data.train,schedule.milestones]"])
+    assert allowed.resume.allow == ["optimizer.lr", "data.train", "schedule.milestones"]
+    assert differences(old, allowed) == {}
+
+
+OTHER_VALUES = {bool: "true", int: "4", float: "0.5", str: "7it", list: "[4ep]"}
+
+
+@pytest.mark.parametrize("key", INDIFFERENT_KEYS)
+def test_indifferent_keys_are_keys_that_may_differ(key: str) -> None:
+    content = recipe_to_dict(Recipe())
+    *groups, last = key.split(".")
+    group = content
+    for name in groups:
+        group = group[name]
+    choices = {"data.engine": "ffcv", "data.on_error": "skip", "trainer.on_nonfinite": "skip"}
+    other = choices.get(key) or yaml.safe_load(OTHER_VALUES[type(group[last])])
+    assert other != group[last]
+    group[last] = other
+    assert differences(Recipe(), recipe_from_dict(content, "other")) == {}
+
+
+def test_what_a_run_is_told_to_do_about_faults_changes_nothing_that_it_computes() -> None:
+    groups = recipe_to_dict(Recipe())
+    indifferent = {f"{group}.{key}" for group in ("trainer", "checkpoint", "resume", "log") for key in groups[group]}
+    assert indifferent - set(INDIFFERENT_KEYS) == {"trainer.deterministic"}
+
+
+def test_the_narrowest_bounds_are_valid(recipe_file: Path) -> None:
+    recipe = load_recipe(
+        recipe_file,
+        [
+            "checkpoint.minutes=0",
+            "trainer.max_hours=0",
+            "trainer.stop_grace=0.001",
+            "trainer.timeout=1",
+            "trainer.max_nonfinite=0",
+            "resume.allow=[]",
+        ],
+    )
+    assert (recipe.trainer.timeout, recipe.trainer.max_nonfinite, recipe.resume.allow) == (1.0, 0, [])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY / "recipes")))
