@@ -106,12 +106,14 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
 def _train(args: argparse.Namespace) -> int:
     from trainer.recipe import load_recipe
-    from trainer.stops import Stop
+    from trainer.stops import Stop, end_with_launcher
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    end_with_launcher()
     stop = Stop()
-    stop.grace, stop.max_hours = recipe.trainer.stop_grace, recipe.trainer.max_hours
     stop.listen()
+    recipe = load_recipe(args.recipe, args.overrides)
+    stop.set_grace(recipe.trainer.stop_grace)
+    stop.max_hours = recipe.trainer.max_hours
     from trainer.train import train
 
     train(recipe, stop)

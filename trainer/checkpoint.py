@@ -7,9 +7,9 @@ so a name that exists is complete; the checksum is for what disks and copies do 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,10 @@ KEYS: Final = frozenset(
 """What a checkpoint holds (see `run_state.state_of`)."""
 
 
+class Damaged(UsageError):
+    """It is not what was written."""
+
+
 def checkpoints_dir(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
@@ -63,8 +67,8 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(run_dir: Path, state: dict[str, Any], *, keep: int, best: bool) -> Path:
-    """Write `state` as the run's newest checkpoint, point `last` (and `best`) to it, drop all but the `keep` newest.
+def save(run_dir: Path, state: dict[str, Any], *, keep: int) -> Path:
+    """Write `state` as the run's newest checkpoint, point `last` and `best` to theirs, drop all but the `keep` newest.
 
     Args:
         state: holds `step`, the number of optimizer steps done, which names the checkpoint.
@@ -78,7 +82,7 @@ def save(run_dir: Path, state: dict[str, Any], *, keep: int, best: bool) -> Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(left_over)
+            shutil.rmtree(left_over, ignore_errors=True)
         partial.mkdir()
         torch.save({"format": FORMAT, **state}, partial / STATE)
         _describe(partial, state)
@@ -88,16 +92,22 @@ def save(run_dir: Path, state: dict[str, Any], *, keep: int, best: bool) -> Path
         os.rename(partial, final)
         sync(folder)
         if replaced is not None:
-            shutil.rmtree(replaced)
-        # `last` comes last: a run that is killed before it does this step again, and so links `best` again.
-        for name in ("best", "last") if best else ("last",):
-            _link(folder / name, final.name)
-        sync(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+        link(run_dir, state)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"{final}: cannot write the checkpoint: {_reason(error, folder)}") from error
     _rotate(folder, keep)
     return final
+
+
+def link(run_dir: Path, state: dict[str, Any]) -> None:
+    """Point `last` to the checkpoint of `state`, and `best` to the best it knows of."""
+    folder = checkpoints_dir(run_dir)
+    _link(folder / "last", name_of(state["step"]))
+    if state["best"] is not None and (folder / name_of(state["best"]["step"])).exists():
+        _link(folder / "best", name_of(state["best"]["step"]))
+    sync(folder)
 
 
 def find(path: str | Path) -> Path:
@@ -112,21 +122,26 @@ def find(path: str | Path) -> Path:
             return candidate
     if not path.exists():
         raise UsageError(f"{path}: no such checkpoint or run folder")
-    raise UsageError(f"{path}: no checkpoint here (expected a run folder, a checkpoint's folder or a {STATE})")
+    raise Damaged(f"{path}: no checkpoint here (expected a run folder, a checkpoint's folder or a {STATE})")
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Its checksum is compared where `checkpoint.json` is beside it.
 
     Raises:
-        UsageError: it is missing, damaged, or no checkpoint of this project.
+        Damaged: it is not what was written.
+        UsageError: it is missing, cannot be read, or no checkpoint of this project.
     """
     file = find(path)
     _verify(file)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UsageError(f"{file}: cannot read the checkpoint: {str(error).splitlines()[0]}") from error
+        # Not mapped: a run rotates its own checkpoints away, and NFS keeps what is mapped.
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot read the checkpoint: {error.strerror or error}") from error
+    except Exception as error:  # on damaged bytes, the unpickler may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise Damaged(f"{file}: cannot read the checkpoint: {reason}") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise UsageError(f"{file}: not a checkpoint of this project (format {found}, expected {FORMAT})")
@@ -139,32 +154,45 @@ def load(path: str | Path) -> dict[str, Any]:
 def newest_intact(run_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that can be read, and what has to be said of those that cannot.
 
-    The damaged ones are renamed, so that they are neither taken for newer ones later on nor lost.
-
     Raises:
-        UsageError: there are checkpoints, and none is intact.
+        UsageError: there are checkpoints and none is intact, or one cannot be read, which says nothing of its content.
     """
     notes: list[str] = []
     folder = checkpoints_dir(run_dir)
     _put_back(folder)
-    candidates = sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
-    for path in candidates:
+    for path in _by_step(folder):
         try:
             load(path)
-        except UsageError as error:
-            notes.append(str(error))
+        except Damaged as error:
+            notes.append(f"{error}; kept as {DAMAGED}{path.name}")
             continue
-        for note, damaged in zip(notes, candidates, strict=False):
-            kept = damaged.with_name(f"{DAMAGED}{damaged.name}")
-            shutil.rmtree(kept, ignore_errors=True)
-            os.rename(damaged, kept)
-            notes[candidates.index(damaged)] = f"{note}; kept as {kept.name}, going on from {path.name}"
-        return path, notes
+        return path, [f"{note}, going on from {path.name}" for note in notes]
     if notes:
         raise UsageError(
             f"{folder}: no checkpoint is intact ({'; '.join(notes)}); put back a copy, or give a new run another name="
         )
     return None, []
+
+
+def go_on_from(run_dir: Path, state: dict[str, Any]) -> None:
+    """Make the checkpoint of `state`, which `newest_intact` found, the run's last.
+
+    Newer ones are damaged: they are renamed, so that they are neither taken for newer ones later on nor lost.
+    """
+    folder = checkpoints_dir(run_dir)
+    for path in _by_step(folder):
+        if path.name == name_of(state["step"]):
+            break
+        kept = path.with_name(f"{DAMAGED}{path.name}")
+        shutil.rmtree(kept, ignore_errors=True)
+        os.rename(path, kept)
+    link(run_dir, state)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """The checkpoints, the newest first."""
+    steps = [int(path.name[5:]) for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdecimal()]
+    return [folder / name_of(step) for step in sorted(set(steps), reverse=True) if (folder / name_of(step)).is_dir()]
 
 
 def _describe(folder: Path, state: dict[str, Any]) -> None:
@@ -186,14 +214,16 @@ def _verify(file: Path) -> None:
     try:
         expected = json.loads(path.read_text())
         length, summed = int(expected["bytes"]), str(expected["xxh3_128"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot read what describes the checkpoint: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read what describes the checkpoint: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise Damaged(f"{path}: cannot read what describes the checkpoint: {error}") from error
     try:
         found = file.stat().st_size
         if found != length:
-            raise UsageError(f"{file}: damaged: it has {found} bytes instead of {length}")
+            raise Damaged(f"{file}: damaged: it has {found} bytes instead of {length}")
         if _checksum(file) != summed:
-            raise UsageError(f"{file}: damaged: its checksum is not the one it was written with")
+            raise Damaged(f"{file}: damaged: its checksum is not the one it was written with")
     except OSError as error:
         raise UsageError(f"{file}: cannot read the checkpoint: {error.strerror}") from error
 
@@ -223,12 +253,12 @@ def _link(link: Path, target: str) -> None:
 
 def _rotate(folder: Path, keep: int) -> None:
     linked = {os.readlink(link) for link in (folder / "last", folder / "best") if link.is_symlink()}
-    checkpoints = sorted(path for path in folder.glob("step-*") if path.is_dir())
-    for path in checkpoints[:-keep]:
+    for path in _by_step(folder)[keep:]:
         if path.name not in linked:
             doomed = path.with_name(f"{PARTIAL}{path.name}")
-            os.rename(path, doomed)  # a kill in the middle must not leave half of it under its name
-            shutil.rmtree(doomed)
+            with contextlib.suppress(OSError):  # no reason to end a run; what is left goes with the next
+                os.rename(path, doomed)  # a kill in the middle must not leave half of it under its name
+                shutil.rmtree(doomed)
 
 
 def _set_aside(final: Path) -> Path | None:

@@ -23,8 +23,11 @@ so that it is said once; what only one rank met is said all the same."""
 INTERRUPTED: Final = 130
 """Exit status of Ctrl-C, as shells have it: 128 + SIGINT."""
 
-ENVIRONMENT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOMEM)
-"""Full disks, read-only folders, limits: no bug of ours wherever they are met."""
+ENVIRONMENT_ERRORS: Final = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.EIO, errno.ESTALE),
+)
+"""Full, read-only and broken disks, limits: no bug of ours wherever they are met."""
 
 
 class UsageError(Exception):

@@ -60,5 +60,5 @@ def _describe_holder(file: int) -> str:
     try:
         content = json.loads(os.pread(file, 4096, 0))
         return f"process {content['pid']} on {content['host']}, since {content['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "it has not said who it is"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 from datetime import timedelta
 
 import torch
@@ -65,13 +62,3 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
             f"micro-batches of {recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, "
             "or another optimizer.micro_batch"
         )
-
-
-def end_with_launcher() -> None:
-    """Have the kernel send SIGTERM when the launcher that started this process is gone, so that none is left behind.
-
-    Accelerate's launchers end their processes when they are asked to stop, not when they are killed. Linux only.
-    """
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)

@@ -300,8 +300,8 @@ def differences(old: Recipe, new: Recipe) -> dict[str, str]:
 def _check_allowed(keys: list[str]) -> None:
     known = _flat(recipe_to_dict(Recipe()))
     for key in keys:
-        if key not in known:
-            raise UsageError(f"resume.allow: unknown key '{key}'{did_you_mean(key, known)}")
+        if not isinstance(key, str) or key not in known:
+            raise UsageError(f"resume.allow: unknown key '{key}'{did_you_mean(str(key), known)}")
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from is done again; `read_metrics` leaves out the superseded lines.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from trainer.errors import UsageError
+from trainer.errors import RunError, UsageError
 from trainer.files import write_atomically
 from trainer.schedule import Drop
 
@@ -37,8 +38,11 @@ class Record:
     def write(self, kind: str, samples: int, values: dict[str, Any]) -> None:
         """Append one line; numbers among `values` also go to TensorBoard, over samples seen."""
         line = {"kind": kind, "samples": samples, **values, "time": round(time.time(), 3)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self._run_dir / METRICS}: cannot write it: {error.strerror}") from error
         if self._tensorboard is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
@@ -58,7 +62,8 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a line that could not be written was told of
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -15,7 +15,12 @@ from trainer.data.dataset import Dataset, explain_other_data
 from trainer.errors import UsageError
 from trainer.files import write_atomically
 from trainer.lock import RunLock
-from trainer.recipe import Recipe, differences, load_recipe, recipe_from_dict
+from trainer.recipe import Recipe, ResumeRecipe, differences, load_recipe, recipe_from_dict
+
+NEVER_ALLOWED: Final = {
+    "optimizer.global_batch": "its position is counted in whole batches",
+    "optimizer.decay": "its momentum is stored in the order of the groups that this makes",
+}
 
 
 @dataclass
@@ -43,11 +48,13 @@ def open_run_folder(recipe: Recipe, train_data: Dataset, val_data: Dataset, acce
         try:
             opened.lock = _enter(recipe)
             found[0], opened.notes = checkpoint.newest_intact(recipe.run_dir)
-            _check_recipe(recipe, found[0])
+            opened.notes += _settle_recipe(recipe, found[0])
         except UsageError as error:
             found[1] = str(error)
         except OSError as error:
             found[1] = f"{error.filename or recipe.run_dir}: cannot write the run folder: {error.strerror}"
+        if found[1] is not None and opened.lock is not None:
+            opened.lock.release()
     broadcast_object_list(found)
     last, refusal = found
     if refusal is not None:
@@ -56,9 +63,9 @@ def open_run_folder(recipe: Recipe, train_data: Dataset, val_data: Dataset, acce
         opened.notes.append(opened.lock.note)
     if last is not None:
         opened.state = checkpoint.load(last)
+        if accelerator.is_main_process:
+            checkpoint.go_on_from(recipe.run_dir, opened.state)
         opened.notes += _check_data(recipe, opened.state, train_data, val_data)
-    if accelerator.is_main_process:
-        _write_recipe(recipe)
     return opened
 
 
@@ -67,22 +74,37 @@ def _enter(recipe: Recipe) -> RunLock:
     return RunLock(recipe.run_dir)
 
 
-def _check_recipe(recipe: Recipe, last: Path | None) -> None:
-    """Compare with what the checkpoint was made with, or, before there is one, what the run was begun with."""
+def _settle_recipe(recipe: Recipe, last: Path | None) -> list[str]:
+    """Compare with what the checkpoint was made with, and write down what holds from now on.
+
+    Before there is a checkpoint nothing is at stake: a change is only told of. Returns what has to be said.
+    """
     path = recipe.run_dir / "recipe.yaml"
+    notes, allowed = [], list[str]()
     if last is not None:
-        begun = recipe_from_dict(checkpoint.load(last)["recipe"], str(last))
-    elif path.exists():
-        begun = load_recipe(path)
-    else:
-        return
-    changes = differences(begun, recipe)
+        changes = differences(recipe_from_dict(checkpoint.load(last)["recipe"], str(last)), recipe)
+        _refuse(recipe, changes)
+        allowed = list(changes)
+    elif path.exists() and (changes := differences(load_recipe(path), recipe)):
+        notes.append(f"begun with another recipe ({'; '.join(changes.values())}); nothing was saved of it")
+    # What was allowed once is not allowed for ever: only until there is a checkpoint that was made with it.
+    written = replace(recipe, resume=ResumeRecipe(allow=allowed))
+    write_atomically(path, written.to_yaml().encode())
+    return notes
+
+
+def _refuse(recipe: Recipe, changes: dict[str, str]) -> None:
+    for key, reason in NEVER_ALLOWED.items():
+        if key in changes:
+            raise UsageError(
+                f"{recipe.run_dir}: {changes[key]} cannot be changed in a run, {reason}; give a new one another name="
+            )
     refused = {key: change for key, change in changes.items() if key not in recipe.resume.allow}
     if refused:
         raise UsageError(
             f"{recipe.run_dir}: this run was begun with another recipe ({'; '.join(refused.values())}); "
             "give the new one another name=, take the changes back to go on, or allow them: "
-            f"resume.allow=[{','.join(refused)}]"
+            f"resume.allow=[{','.join(changes)}]"
         )
 
 
@@ -117,13 +139,6 @@ def _first_difference(begun: list[str], now: list[str]) -> str:
         return f"{len(begun)} then, {len(now)} now"
     place = next(i for i, (ours, theirs) in enumerate(zip(begun, now, strict=True)) if ours != theirs)
     return f"class {place} was {begun[place]} and is {now[place]}"
-
-
-def _write_recipe(recipe: Recipe) -> None:
-    try:
-        write_atomically(recipe.run_dir / "recipe.yaml", recipe.to_yaml().encode())
-    except OSError as error:
-        raise UsageError(f"{recipe.run_dir}: cannot write the run folder: {error.strerror}") from error
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ class Saver:
         self.ended = time.monotonic()
         """When the last checkpoint was complete, or this began."""
 
-    def save(self, state: dict[str, Any], *, best: bool) -> None:
+    def save(self, state: dict[str, Any]) -> None:
         """Begin to write `state`; it may change as soon as this returns.
 
         Raises:
@@ -35,7 +35,7 @@ class Saver:
         """
         self.wait()
         copied = _Copy(state)
-        self._thread = threading.Thread(target=self._write, args=(copied, best), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
@@ -51,13 +51,18 @@ class Saver:
             self._thread = None
         self.check()
 
+    def settle(self, seconds: float) -> None:
+        """Give a checkpoint that is being written this long; whatever becomes of it, something else is wrong."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     @property
     def is_idle(self) -> bool:
         return self._thread is None or not self._thread.is_alive()
 
-    def _write(self, copied: _Copy, best: bool) -> None:
+    def _write(self, copied: _Copy) -> None:
         try:
-            checkpoint.save(self._run_dir, copied.on_cpu(), keep=self._keep, best=best)
+            checkpoint.save(self._run_dir, copied.on_cpu(), keep=self._keep)
             self.ended = time.monotonic()
         except Exception as error:  # the loop raises it
             self._error = error
@@ -67,25 +72,24 @@ class _Copy:
     """A state whose tensors are copied on their device, which is fast, and fetched to the CPU by another thread."""
 
     def __init__(self, state: dict[str, Any]) -> None:
-        self._state = _map_tensors(state, _clone)
-        self._copied: torch.cuda.Event | None = None
         self._device: torch.device | None = None
-        if torch.cuda.is_available():
-            self._device = torch.device("cuda", torch.cuda.current_device())
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        self._state = _map_tensors(state, self._clone)
+        self._copied: torch.cuda.Event | None = None
+        if self._device is not None:
+            self._copied = torch.cuda.current_stream(self._device).record_event()
+
+    def _clone(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_cuda:
+            self._device = tensor.device
+        return tensor.detach().clone()
 
     def on_cpu(self) -> dict[str, Any]:
         """The state, all on the CPU."""
-        if self._copied is None or self._device is None:
+        if self._device is None or self._copied is None:
             return dict(self._state)
         with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream()):  # not behind the training steps
             torch.cuda.current_stream().wait_event(self._copied)
             return dict(_map_tensors(self._state, torch.Tensor.cpu))
-
-
-def _clone(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().clone()
 
 
 def _map_tensors(value: Any, function: Any) -> Any:

@@ -7,6 +7,7 @@ exit with `Preempted.exit_code`. Imports nothing heavy: signals are listened to 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -26,6 +27,9 @@ SAME_PRESS_SECONDS: Final = 1.0
 
 AT_ONCE_SECONDS: Final = 2.0
 """What a second Ctrl-C gives the main thread to end the process; it may be in C, waiting for another rank."""
+
+TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
+"""The variable by which torchrun's processes, and so those of several ranks of Accelerate's launcher, are known."""
 
 TIME_IS_OVER: Final = 1000
 """The cause that is no number of a signal: the limit of `max_hours`."""
@@ -54,6 +58,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.grace = 60.0
+        self._granted = "trainer.stop_grace"
         self.max_hours = 0.0
         self._cause = 0
         self._began = self._asked = time.monotonic()
@@ -66,8 +71,17 @@ class Stop:
         mouth.setblocking(False)
         signal.set_wakeup_fd(mouth.detach(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(ears,), name="stop", daemon=True).start()
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are its own
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
+
+    def set_grace(self, seconds: float) -> None:
+        """As the recipe has it, but less than torchrun waits until it kills."""
+        self.grace = seconds
+        if TORCHRUN in os.environ:
+            granted = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) - 2.0
+            if granted < seconds:
+                self.grace, self._granted = granted, "torchrun's TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
     def begin_loop(self) -> None:
         """From here on the loop asks for `cause`; until now there was nothing to save, and a signal raised."""
@@ -89,13 +103,22 @@ class Stop:
         return self._cause
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._over:
+            return
         now = time.monotonic()
         if not self._cause:
             self._cause, self._asked = number, now
             if not self._in_loop:
                 raise Preempted(f"stopped by {describe(number)} before the first step; the same command goes on")
-        elif number == signal.SIGINT and now - self._asked > SAME_PRESS_SECONDS and not self._over:
+        elif self._is_second_press(number, now - self._asked):
             raise KeyboardInterrupt
+
+    def _is_second_press(self, number: int, seconds_later: float) -> bool:
+        if seconds_later <= SAME_PRESS_SECONDS:
+            return False
+        # torchrun hands a second Ctrl-C to its processes as SIGTERM.
+        by_torchrun = TORCHRUN in os.environ and self._cause == signal.SIGINT and number == signal.SIGTERM
+        return number == signal.SIGINT or by_torchrun
 
     def _watch(self, ears: socket.socket) -> None:
         """End the process if it does not end itself in time."""
@@ -105,15 +128,28 @@ class Stop:
         while (rest := asked + self.grace - time.monotonic()) > 0:  # a recipe that is being read may still set `grace`
             ears.settimeout(min(rest, 1.0))
             with contextlib.suppress(TimeoutError):
-                if ears.recv(1)[0] == signal.SIGINT and time.monotonic() - asked > SAME_PRESS_SECONDS:
+                if self._is_second_press(ears.recv(1)[0], time.monotonic() - asked):
                     time.sleep(AT_ONCE_SECONDS)
                     self._exit(INTERRUPTED, "interrupted again while it was stopping")
-        self._exit(1, f"did not stop within trainer.stop_grace, {self.grace:g} s")
+        self._exit(1, f"did not stop within {self._granted}, {self.grace:g} s")
 
     def _exit(self, status: int, why: str) -> None:
         if self._over:
             return
         if not self._unsaved:
+            print(f"{why}; everything is saved, the same command goes on", file=sys.stderr, flush=True)
             os._exit(Preempted.exit_code)
         print(f"error: {why}; what came after the last checkpoint is lost", file=sys.stderr, flush=True)
         os._exit(status)
+
+
+def end_with_launcher() -> None:
+    """Have the kernel send SIGTERM when the launcher that started this process is gone, so that none is left behind.
+
+    Accelerate's launchers end their processes when they are asked to stop, not when they are killed. Linux only.
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
+        parent, set_parent_death_signal = os.getppid(), 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it went meanwhile
+            os.kill(os.getpid(), signal.SIGTERM)

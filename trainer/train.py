@@ -12,6 +12,7 @@ import contextlib
 import math
 import sys
 import time
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from statistics import fmean
@@ -34,8 +35,8 @@ from trainer.errors import Interrupted, Preempted, RunError
 from trainer.evaluate import Result, evaluate
 from trainer.gradients import ExactGradients
 from trainer.models import create_model, parameter_groups
-from trainer.nonfinite import StepGuard
-from trainer.processes import check_world_size, end_with_launcher, start_accelerator
+from trainer.nonfinite import StepGuard, is_finite
+from trainer.processes import check_world_size, start_accelerator
 from trainer.recipe import Recipe
 from trainer.record import Record
 from trainer.run_data import RunData
@@ -48,6 +49,9 @@ from trainer.window import Window
 
 NAMED_SAMPLES: Final = 32
 """Of a batch whose loss is not finite; all of them are in the metrics."""
+
+
+LOWER_THE_RATE: Final = "Start again under another name= with a lower optimizer.lr, a warm-up or another precision"
 
 
 def train(recipe: Recipe, stop: Stop | None = None) -> None:
@@ -63,7 +67,6 @@ def train(recipe: Recipe, stop: Stop | None = None) -> None:
         RunError: training could not go on.
         Preempted: it was asked to stop, and saved.
     """
-    end_with_launcher()
     stop = stop or Stop()
     accelerator = start_accelerator(recipe)
     try:
@@ -114,6 +117,7 @@ class Run:
         self.opened = open_run_folder(recipe, self.data.train, self.data.val, accelerator)
         if self.opened.state is not None:
             restore(self, self.opened.state)
+            self.opened.state = None
         self.saved_at = self.samples
         self.saver = Saver(recipe.run_dir, recipe.checkpoint.keep)
         self.status = Status(self.samples, self.budget, self.global_batch)
@@ -132,7 +136,8 @@ class Run:
         recipe, main = self.recipe, self.accelerator.is_main_process
         if self.samples >= self.budget and self.validated == self.samples:
             if main:
-                print(f"{recipe.run_dir}: already finished, at step {self.step_number:,}", flush=True)
+                more = "to train on, give a longer schedule.budget= and resume.allow=[schedule.budget]"
+                print(f"{recipe.run_dir}: already finished, at step {self.step_number:,}; {more}", flush=True)
             return
         record = Record(recipe.run_dir, recipe.log.tensorboard, self.samples) if main else None
         title = f"{recipe.name}: {recipe.model.name}, global batch {self.global_batch} on {self.world_size} process(es)"
@@ -142,7 +147,7 @@ class Run:
         ):
             self.record = record
             self._announce()
-            if record is not None and self.schedule.drops:  # of the checkpoint, not of what came after it
+            if record is not None:  # of the checkpoint, not of what came after it
                 record.write_milestones(self.schedule.drops, self.global_batch)
             try:
                 self.stop.begin_loop()
@@ -150,6 +155,11 @@ class Run:
                 self.saver.wait()
             except KeyboardInterrupt as interrupt:
                 raise Interrupted(self._interruption()) from interrupt
+            except Exception:
+                self.saver.settle(
+                    recipe.trainer.stop_grace
+                )  # what is being written is whole, whatever went wrong since
+                raise
             skipped = f"; {self.skipped:,} samples did not decode and were replaced" if self.skipped else ""
             self.console.message(f"finished: {recipe.run_dir}{skipped}")
         self.agreement.wait()  # or a launcher would end the main process, which still writes, with the first to leave
@@ -159,7 +169,7 @@ class Run:
     def _loop(self) -> None:
         # What a stop kept from being validated, before it goes on as if there had been none.
         if self._due(self.validate_every) and self.validated != self.samples:
-            self._validate_and_save(validate=True, save=self.samples >= self.budget)
+            self._validate_and_save(validate=True, save=True)
         order = self.data.order.batches(self.samples, self.budget, self.global_batch, self.rank, self.world_size)
         with (
             reading_ahead(read_ahead(self.recipe, self.data.train, self.data.order.chunks), order) as requests,
@@ -200,6 +210,8 @@ class Run:
             self.exact.finish(self.global_batch // self.micro_batch)
         if self.guard is None or self.guard.allows(mean_loss):
             self.optimizer.step()
+        else:
+            mean_loss.fill_(math.nan)  # so that it is told of and counted, also where only a gradient was not finite
         self.optimizer.zero_grad()
         self.window.add_step(mean_loss, correct)
         self.samples += self.global_batch
@@ -221,7 +233,8 @@ class Run:
         self.status.val_error = result.top1_error
         best = self.best is None or result.top1_error < self.best["top1_error"]
         if best:
-            self.best = {"top1_error": result.top1_error, "top5_error": result.top5_error, "samples": self.samples}
+            errors = {"top1_error": result.top1_error, "top5_error": result.top5_error}
+            self.best = {**errors, "samples": self.samples, "step": self.step_number}
             self.status.best_error = result.top1_error
         self._record(
             "validation",
@@ -246,10 +259,15 @@ class Run:
     def save(self) -> None:
         """Have a checkpoint written; the main process does, behind the loop."""
         self.status.activity = "saving"
+        if not is_finite(self.module, self.optimizer):
+            raise RunError(
+                f"the weights are not finite after step {self.step_number:,}, so they were not saved; "
+                f"{self._last_checkpoint()}. {LOWER_THE_RATE}"
+            )
         began = time.perf_counter()
         state = state_of(self)
         if self.accelerator.is_main_process:
-            self.saver.save(state, best=self._is_best_now())
+            self.saver.save(state)
         self.saved_at = self.samples
         self._record("checkpoint", step=self.step_number, stall=round(time.perf_counter() - began, 5))
 
@@ -299,6 +317,7 @@ class Run:
         if self.saved_at != self.samples:
             self.save()
         self.saver.wait()
+        self.stop.set_unsaved(False)
         self.agreement.wait()
         self.stop.end()
         raise Preempted(
@@ -342,20 +361,21 @@ class Run:
 
     def _nonfinite(self, step: int, loss: float) -> None:
         """Tell of a step (counted from 0) whose loss was not finite; end the run, unless such steps are skipped."""
-        ids = self.data.order.take(step * self.global_batch, self.global_batch).ids.tolist()
+        ids = copy(self.data.order).take(step * self.global_batch, self.global_batch).ids.tolist()
         self._record("nonfinite", step=step + 1, loss=str(loss), samples=ids)
         more = f" and {len(ids) - NAMED_SAMPLES} more, in metrics.jsonl" if len(ids) > NAMED_SAMPLES else ""
         what = f"the loss is {loss} at step {step + 1:,}, of samples {', '.join(map(str, ids[:NAMED_SAMPLES]))}{more}"
         if not self._skips_nonfinite:
             raise RunError(
-                f"{what}; {self._last_checkpoint()}. Start again under another name= with a lower optimizer.lr, a "
-                "warm-up or another precision, or leave such steps out: trainer.on_nonfinite=skip"
+                f"{what}; {self._last_checkpoint()}. {LOWER_THE_RATE}, or leave such steps out: "
+                "trainer.on_nonfinite=skip"
             )
         self.nonfinite += 1
         most = self.recipe.trainer.max_nonfinite
         if self.nonfinite > most:
             raise RunError(
-                f"{what}; more than trainer.max_nonfinite={most} such steps were skipped; {self._last_checkpoint()}"
+                f"{what}; more than trainer.max_nonfinite={most} such steps were skipped; {self._last_checkpoint()}. "
+                f"{LOWER_THE_RATE}"
             )
         self.console.message(f"{what}: skipped, {self.nonfinite} of at most {most}")
 
@@ -395,5 +415,6 @@ class Run:
         return f"interrupted at step {self.step_number:,}; the same command goes on; {self._last_checkpoint()}"
 
     def _last_checkpoint(self) -> str:
+        self.saver.settle(self.recipe.trainer.stop_grace)
         last = checkpoint.checkpoints_dir(self.recipe.run_dir) / "last"
         return f"the last checkpoint is {last.resolve().name}" if last.exists() else "there is no checkpoint yet"

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
+from trainer.agreement import Agreement
 from trainer.doctor.check import Check, fail, ok, reason, warn
 
 RESNET50_PARAMETERS: Final = 25_557_032
@@ -55,6 +56,7 @@ def measure_links(device: torch.device, world_size: int) -> Links:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
         _sum_up(device, world_size)
+        Agreement(world_size, PATIENCE_SECONDS).wait()  # the hosts' own connections, by which ranks agree to stop
         return Links(_read_clocks(device), _time_sums(device))
 
     return within(PATIENCE_SECONDS, measure)

@@ -19,8 +19,9 @@ from torch.distributed.distributed_c10d import Store, _get_default_store
 
 from trainer.doctor.check import Check, fail, reason
 from trainer.errors import RunError
-from trainer.processes import end_with_launcher, start_accelerator
+from trainer.processes import start_accelerator
 from trainer.recipe import Recipe
+from trainer.stops import end_with_launcher
 
 WAIT_SECONDS: Final = 120.0
 """How long the first process waits for what another one says, once it is ready itself."""
