@@ -19,8 +19,9 @@ from trainer import checkpoint
 from trainer.errors import RunError, UsageError
 
 
-def state(step: int) -> dict[str, object]:
-    return {**dict.fromkeys(checkpoint.KEYS), "step": step, "model": {"w": torch.full((3,), float(step))}}
+def state(step: int, best: int = 0) -> dict[str, object]:
+    model = {"w": torch.full((3,), float(step))}
+    return {**dict.fromkeys(checkpoint.KEYS), "step": step, "model": model, "best": {"step": best} if best else None}
 
 
 def names(run: Path) -> list[str]:
@@ -28,7 +29,7 @@ def names(run: Path) -> list[str]:
 
 
 def test_what_was_saved_is_loaded_by_any_of_its_names(tmp_path: Path) -> None:
-    saved = checkpoint.save(tmp_path, state(7), keep=3, best=True)
+    saved = checkpoint.save(tmp_path, state(7, best=7), keep=3)
     assert saved.name == "step-00000007"
     for path in (tmp_path, saved, saved / "state.pt", tmp_path / "checkpoints/last", tmp_path / "checkpoints/best"):
         assert torch.equal(checkpoint.load(path)["model"]["w"], torch.full((3,), 7.0))
@@ -36,32 +37,32 @@ def test_what_was_saved_is_loaded_by_any_of_its_names(tmp_path: Path) -> None:
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 8):
-        checkpoint.save(tmp_path, state(step), keep=2, best=step == 3)
+        checkpoint.save(tmp_path, state(step, best=3 if step >= 3 else 0), keep=2)
     assert names(tmp_path) == ["step-00000003", "step-00000006", "step-00000007"]
     assert checkpoint.load(tmp_path)["step"] == 7
     assert checkpoint.load(tmp_path / "checkpoints/best")["step"] == 3
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(5), keep=2, best=False)
-    checkpoint.save(tmp_path, {**state(5), "best": {"top1_error": 0.5}}, keep=2, best=False)
-    assert checkpoint.load(tmp_path)["best"] == {"top1_error": 0.5}
+    checkpoint.save(tmp_path, state(5), keep=2)
+    checkpoint.save(tmp_path, {**state(5), "nonfinite": 7}, keep=2)
+    assert checkpoint.load(tmp_path)["nonfinite"] == 7
 
 
 def test_a_partial_checkpoint_of_a_killed_run_is_not_taken_for_one_and_goes_away(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(1), keep=2, best=False)
+    checkpoint.save(tmp_path, state(1), keep=2)
     partial = tmp_path / "checkpoints" / ".partial-step-00000002"
     partial.mkdir()
     (partial / "state.pt").write_bytes(b"half")
     assert checkpoint.load(tmp_path)["step"] == 1
-    checkpoint.save(tmp_path, state(3), keep=2, best=False)
+    checkpoint.save(tmp_path, state(3), keep=2)
     assert not partial.exists()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(1), keep=2, best=False)
+    checkpoint.save(tmp_path, state(1), keep=2)
     with pytest.raises(RunError, match="step-00000002: cannot write the checkpoint"):
-        checkpoint.save(tmp_path, {**state(2), "model": UnwritableTensor()}, keep=2, best=False)
+        checkpoint.save(tmp_path, {**state(2), "model": UnwritableTensor()}, keep=2)
     assert checkpoint.load(tmp_path)["step"] == 1
     assert names(tmp_path) == ["step-00000001"]
 
@@ -108,14 +109,14 @@ class Saved:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    folder = checkpoint.save(tmp_path_factory.mktemp("run"), state(1), keep=1, best=False)
+    folder = checkpoint.save(tmp_path_factory.mktemp("run"), state(1), keep=1)
     return Saved(folder, (folder / "state.pt").read_bytes())
 
 
 @pytest.fixture(scope="module")
 def undescribed(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """As it was made elsewhere, perhaps to do harm."""
-    folder = checkpoint.save(tmp_path_factory.mktemp("run"), state(1), keep=1, best=False)
+    folder = checkpoint.save(tmp_path_factory.mktemp("run"), state(1), keep=1)
     (folder / "checkpoint.json").unlink()
     return Saved(folder, (folder / "state.pt").read_bytes())
 
@@ -149,11 +150,6 @@ def test_a_state_that_was_copied_without_its_description_is_loaded(undescribed: 
     assert checkpoint.load(other)["step"] == 1
 
 
-INFINITE = pytest.param(
-    b'{"bytes": 1e999, "xxh3_128": ""}', marks=pytest.mark.xfail(raises=OverflowError, strict=False), id="infinite"
-)
-
-
 @pytest.mark.parametrize(
     "description",
     [
@@ -169,7 +165,7 @@ INFINITE = pytest.param(
         b'{"bytes": "many", "xxh3_128": "00"}',
         b'{"bytes": [1], "xxh3_128": {}}',
         b'{"bytes": NaN, "xxh3_128": ""}',
-        INFINITE,
+        b'{"bytes": 1e999, "xxh3_128": ""}',
         b'{"bytes": ' + b"9" * 5000 + b', "xxh3_128": ""}',
         b"[" * 100_000,
         b'{"a":' * 100_000,
@@ -199,7 +195,6 @@ def with_pickle(content: bytes, change: Callable[[bytearray], None]) -> bytes:
 mutations = st.lists(st.tuples(st.sampled_from(["set", "cut", "insert", "end"]), places, st.binary(max_size=8)))
 
 
-@pytest.mark.xfail(strict=False)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @given(mutations)
 def test_a_file_made_to_do_harm_is_loaded_or_refused(undescribed: Saved, changes: list[tuple[str, int, bytes]]) -> None:

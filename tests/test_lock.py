@@ -108,10 +108,7 @@ def test_a_released_folder_is_free(tmp_path: Path) -> None:
     RunLock(tmp_path).release()
 
 
-NESTED = pytest.param(b"[" * 5000, marks=pytest.mark.xfail(raises=RecursionError, strict=False), id="nested")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"pid": 3}', b"\0" * 5000, NESTED])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"pid": 3}', b"\0" * 5000, b"[" * 5000])
 def test_whatever_is_in_its_file_the_lock_holds(tmp_path: Path, content: bytes) -> None:
     with holder(tmp_path):
         (tmp_path / NAME).write_bytes(content)

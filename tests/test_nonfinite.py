@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ import torch
 from torch import nn
 
 from tests.ranks import on_ranks
-from trainer.batch_norm import running_statistics, set_momentum
-from trainer.nonfinite import StepGuard
+from tests.small import make_run
+from trainer import checkpoint
+from trainer.batch_norm import set_momentum
+from trainer.nonfinite import StepGuard, is_finite
+from trainer.record import read_metrics
 
 
 class Training:
@@ -46,7 +51,7 @@ class Training:
     def state(self) -> list[torch.Tensor]:
         """Everything that the next step depends on."""
         momenta = [state["momentum_buffer"] for state in self.optimizer.state.values()]
-        return copy.deepcopy([*self.module.parameters(), *running_statistics(self.module), *momenta])
+        return copy.deepcopy([*self.module.parameters(), *self.module.buffers(), *momenta])
 
 
 def batch(seed: int, size: int = 8) -> torch.Tensor:
@@ -74,7 +79,6 @@ def test_a_batch_that_is_not_finite_changes_nothing(value: float) -> None:
 
 
 def test_a_run_that_met_such_batches_goes_on_as_one_that_did_not() -> None:
-    """BN counts batches, too, in `num_batches_tracked`; with a momentum that is set nothing depends on that."""
     disturbed, quiet = Training(), Training()
     for training in (disturbed, quiet):
         for seed in range(4):
@@ -127,6 +131,21 @@ def test_parameters_without_a_gradient_and_networks_without_bn_are_no_matter() -
         module.zero_grad()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_or_momentum_that_are_not_finite_are_found(value: float) -> None:
+    training = Training()
+    assert is_finite(training.module, training.optimizer)
+    training.step(batch(0))
+    assert is_finite(training.module, training.optimizer)
+    weight = next(training.module.parameters())
+    for tensor in (weight.data, training.optimizer.state[weight]["momentum_buffer"]):
+        kept = tensor[3, 2, 1, 0].item()
+        tensor[3, 2, 1, 0] = value
+        assert not is_finite(training.module, training.optimizer)
+        tensor[3, 2, 1, 0] = kept
+    assert is_finite(training.module, training.optimizer)
+
+
 def steps_on(rank: int) -> tuple[bool, bool, bool]:
     training = Training()
     first = training.step(batch(rank))
@@ -137,3 +156,18 @@ def steps_on(rank: int) -> tuple[bool, bool, bool]:
 
 def test_ranks_decide_alike_when_one_of_them_has_the_bad_batch() -> None:
     assert on_ranks(2, steps_on) == [(True, False, True)] * 2
+
+
+def test_a_step_whose_gradient_is_not_finite_is_counted_and_told_as_one_whose_loss_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, "trainer.on_nonfinite=skip", "optimizer.micro_batch=8")
+    backward = itertools.count()
+    parameter = next(run.module.parameters())
+    parameter.register_hook(lambda gradient: gradient * math.inf if next(backward) == 1 else gradient)
+    run.train()
+    assert run.nonfinite == 1
+    lines = [line for line in read_metrics(run.recipe.run_dir) if line["kind"] == "nonfinite"]
+    assert [(line["step"], len(line["samples"])) for line in lines] == [(2, 8)]
+    assert "is nan at step 2, of samples " in capsys.readouterr().out
+    assert checkpoint.load(run.recipe.run_dir)["nonfinite"] == 1

@@ -47,7 +47,7 @@ def test_it_does_not_wait_for_the_disk(tmp_path: Path, gate: Gate) -> None:
     saver = Saver(tmp_path, keep=2)
     assert saver.is_idle
     began = saver.ended
-    saver.save(state(1, model=gate), best=True)
+    saver.save(state(1, model=gate, best={"step": 1}))
     assert not saver.is_idle
     assert names(tmp_path) == []
     assert saver.ended == began
@@ -74,8 +74,10 @@ def test_what_changes_afterwards_is_written_as_it_was(tmp_path: Path, gate: Gate
     expected = tensor.detach().clone()
     momenta, rows = {"momentum_buffer": tensor}, [tensor, {"deeper": (tensor, [1])}]
     saver = Saver(tmp_path, keep=2)
-    given = state(1, model={"w": tensor, "again": tensor}, optimizer={"state": {0: momenta}}, best=rows, scaler=gate)
-    saver.save(given, best=False)
+    given = state(
+        1, model={"w": tensor, "again": tensor}, optimizer={"state": {0: momenta}}, schedule=rows, scaler=gate
+    )
+    saver.save(given)
     torch.as_strided(tensor.detach(), (tensor.untyped_storage().nbytes() // 4,), (1,), 0).fill_(7)  # all there is
     rows[1]["deeper"][1][0] = 2
     rows.append("more")
@@ -84,7 +86,7 @@ def test_what_changes_afterwards_is_written_as_it_was(tmp_path: Path, gate: Gate
     gate.opened.set()
     saver.wait()
     loaded = checkpoint.load(tmp_path)
-    one, deeper = loaded["best"]
+    one, deeper = loaded["schedule"]
     two, numbers = deeper["deeper"]
     written = [*loaded["model"].values(), loaded["optimizer"]["state"][0]["momentum_buffer"], one, two]
     assert all(torch.equal(found, expected) for found in written)
@@ -94,11 +96,11 @@ def test_what_changes_afterwards_is_written_as_it_was(tmp_path: Path, gate: Gate
 
 def test_one_is_written_at_a_time(tmp_path: Path, gate: Gate) -> None:
     saver = Saver(tmp_path, keep=3)
-    saver.save(state(1, model=gate), best=False)
+    saver.save(state(1, model=gate))
     threading.Timer(0.1, gate.opened.set).start()
-    saver.save(state(2), best=False)
+    saver.save(state(2))
     assert "step-00000001" in names(tmp_path)
-    saver.save(state(3), best=False)
+    saver.save(state(3))
     saver.wait()
     assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
     assert checkpoint.load(tmp_path)["step"] == 3
@@ -111,17 +113,32 @@ def test_waiting_for_nothing_is_nothing(tmp_path: Path) -> None:
     saver.wait()
 
 
+def test_it_can_be_given_some_time_whatever_becomes_of_it(tmp_path: Path, gate: Gate) -> None:
+    saver = Saver(tmp_path, keep=3)
+    saver.settle(60)
+    saver.save(state(1, model=gate))
+    saver.settle(0.01)
+    assert not saver.is_idle
+    gate.opened.set()
+    saver.settle(60)
+    assert names(tmp_path) == ["step-00000001"]
+    saver.save(state(2, model=threading.Lock()))
+    saver.settle(60)  # what went wrong is for others to ask
+    with pytest.raises(TypeError):
+        saver.check()
+
+
 def fail(saver: Saver, run: Path) -> None:
     """A checkpoint that cannot be written: a file lies where the folder should be."""
     (run / "checkpoints").write_text("in the way")
-    saver.save(state(1), best=False)
+    saver.save(state(1))
     until(lambda: saver.is_idle)
 
 
 ASKED: dict[str, Callable[[Saver], None]] = {
     "check": Saver.check,
     "wait": Saver.wait,
-    "save": lambda saver: saver.save(state(2), best=False),
+    "save": lambda saver: saver.save(state(2)),
 }
 
 
@@ -137,14 +154,14 @@ def test_an_error_is_raised_once_by_whatever_asks_first(tmp_path: Path, asked: s
     assert (tmp_path / "checkpoints").read_text() == "in the way"
     assert saver.ended == began
     (tmp_path / "checkpoints").unlink()
-    saver.save(state(3), best=False)
+    saver.save(state(3))
     saver.wait()
     assert names(tmp_path) == ["step-00000003"]
 
 
 def test_an_error_of_ours_is_not_lost_either(tmp_path: Path) -> None:
     saver = Saver(tmp_path, keep=2)
-    saver.save(state(1, model=threading.Lock()), best=False)
+    saver.save(state(1, model=threading.Lock()))
     with pytest.raises(TypeError, match="pickle"):
         saver.wait()
 
@@ -154,9 +171,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount")
     with mounted(tmp_path / "run", "size=1m") as run:
         saver = Saver(run, keep=2)
-        saver.save(state(1, model=torch.ones(100_000)), best=False)
+        saver.save(state(1, model=torch.ones(100_000)))
         saver.wait()
-        saver.save(state(2, model=torch.ones(200_000)), best=False)
+        saver.save(state(2, model=torch.ones(200_000)))
         with pytest.raises(RunError, match=r"step-00000002: cannot write .* bytes are free on this disk"):
             saver.wait()
         assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last", "step-00000001"]
@@ -171,7 +188,7 @@ def test_what_is_on_a_gpu_is_written_as_it_was_though_the_next_step_is_under_way
         for _ in range(20):  # work that is still queued when save() is called
             factor = factor @ factor / 2048
         weights.fill_(step)
-        saver.save(state(step, model={"w": weights}), best=False)
+        saver.save(state(step, model={"w": weights}))
         for _ in range(20):
             weights.add_(factor @ factor)
         saver.wait()

@@ -99,6 +99,11 @@ def wait(stop: Stop, say: Say) -> None:
         time.sleep(0.001)
 
 
+def wait_under_torchrun(stop: Stop, say: Say) -> None:
+    os.environ["TORCHELASTIC_RUN_ID"] = "none"
+    wait(stop, say)
+
+
 def stick(stop: Stop, say: Say) -> None:
     """A loop that never comes back from C, where no handler of Python's is called: a mutex is locked twice."""
     stop.begin_loop()
@@ -208,7 +213,8 @@ def test_where_nothing_is_lost_the_end_of_the_grace_is_a_stop_as_any_other(start
     worker.says()
     worker.send(signal.SIGTERM)
     assert worker.status() == SAVED
-    assert worker.output.read_text() == ""
+    said = "did not stop within trainer.stop_grace, 0.3 s; everything is saved, the same command goes on\n"
+    assert worker.output.read_text() == said
 
 
 @pytest.mark.xfail(strict=False)
@@ -222,6 +228,35 @@ def test_work_that_is_over_is_left_in_peace(start: Start, work: Callable[[Stop, 
     worker.send(signal.SIGINT)
     assert worker.status() == 0
     assert worker.output.read_text() == ""
+
+
+def test_torchrun_hands_another_press_on_as_sigterm(start: Start) -> None:
+    worker = start(wait_under_torchrun)
+    worker.says()
+    worker.send(signal.SIGINT)
+    worker.process.join(SAME_PRESS_SECONDS + 0.1)
+    assert worker.process.exitcode is None
+    worker.send(signal.SIGTERM)
+    assert worker.status() == INTERRUPTED
+
+
+@pytest.mark.parametrize(("granted", "grace"), [(None, 28.0), ("10", 8.0), ("300", 60.0)])
+def test_the_grace_is_over_before_torchrun_kills(
+    monkeypatch: pytest.MonkeyPatch, granted: str | None, grace: float
+) -> None:
+    stop = Stop()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    stop.set_grace(60.0)
+    assert stop.grace == 60.0
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    if granted is None:
+        monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    else:
+        monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", granted)
+    stop.set_grace(60.0)
+    assert stop.grace == grace
+    stop.set_grace(5.0)
+    assert stop.grace == 5.0
 
 
 def test_a_process_has_so_many_hours() -> None:
