@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -32,7 +34,7 @@ class StepGuard:
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
         if self._checks_gradients:  # a scaler looks at them itself, and expects some that are not
-            norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
+            norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None], math.inf)
             total = total + torch.stack([norm.double() for norm in norms]).sum()
         if torch.isfinite(total).item():
             return True
@@ -46,5 +48,5 @@ def is_finite(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
     """Whether all parameters and their momentum are finite; the same on all ranks. Waits for the device."""
     states = [value for state in optimizer.state.values() for value in state.values()]
     values = [*module.parameters(), *(value for value in states if isinstance(value, torch.Tensor))]
-    norms = torch._foreach_norm([value.detach() for value in values if value.is_floating_point()])
+    norms = torch._foreach_norm([value.detach() for value in values if value.is_floating_point()], math.inf)
     return bool(torch.stack([norm.double() for norm in norms]).isfinite().all().item())
