@@ -113,6 +113,15 @@ def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is() -> None:
     assert same(training.state(), before)
 
 
+def test_large_gradients_are_finite_though_their_squares_are_not() -> None:
+    module = nn.Linear(3, 2)
+    for value, finite in ((1e30, True), (-3e38, True), (math.inf, False), (-math.inf, False), (math.nan, False)):
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        module.weight.grad[1, 2] = value
+        assert StepGuard(module, checks_gradients=True).allows(torch.zeros(())) == finite
+
+
 def test_gradients_are_left_to_a_scaler_that_looks_at_them_itself() -> None:
     training = Training(checks_gradients=False)
     assert training.step(batch(0), spoil_a_gradient)
