@@ -217,7 +217,6 @@ def test_where_nothing_is_lost_the_end_of_the_grace_is_a_stop_as_any_other(start
     assert worker.output.read_text() == said
 
 
-@pytest.mark.xfail(strict=False)
 @pytest.mark.parametrize("work", [finish, find_nothing_to_do])
 def test_work_that_is_over_is_left_in_peace(start: Start, work: Callable[[Stop, Say], None]) -> None:
     worker = start(work, grace=0.3)

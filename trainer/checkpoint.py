@@ -162,7 +162,9 @@ def newest_intact(run_dir: Path) -> tuple[Path | None, list[str]]:
     _put_back(folder)
     for path in _by_step(folder):
         try:
-            load(path)
+            step = load(path)["step"]
+            if path.name != name_of(step):
+                raise Damaged(f"{path}: damaged: it holds step {step}")
         except Damaged as error:
             notes.append(f"{error}; kept as {DAMAGED}{path.name}")
             continue

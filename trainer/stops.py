@@ -70,6 +70,7 @@ class Stop:
         ears, mouth = socket.socketpair()
         mouth.setblocking(False)
         signal.set_wakeup_fd(mouth.detach(), warn_on_full_buffer=False)
+        self._ears = ears  # as long as there are signals, also when nobody listens any more
         threading.Thread(target=self._watch, args=(ears,), name="stop", daemon=True).start()
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are its own
         for number in SIGNALS:
