@@ -133,7 +133,7 @@ def load(path: str | Path) -> dict[str, Any]:
         UsageError: it is missing, cannot be read, or no checkpoint of this project.
     """
     file = find(path)
-    _verify(file)
+    verified = _verify(file)
     try:
         # Not mapped: a run rotates its own checkpoints away, and NFS keeps what is mapped.
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -141,7 +141,9 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{file}: cannot read the checkpoint: {error.strerror or error}") from error
     except Exception as error:  # on damaged bytes, the unpickler may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise Damaged(f"{file}: cannot read the checkpoint: {reason}") from error
+        # What is as it was written is not damaged: memory may be short.
+        kind = UsageError if verified else Damaged
+        raise kind(f"{file}: cannot read the checkpoint: {reason}") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise UsageError(f"{file}: not a checkpoint of this project (format {found}, expected {FORMAT})")
@@ -163,7 +165,7 @@ def newest_intact(run_dir: Path) -> tuple[Path | None, list[str]]:
     for path in _by_step(folder):
         try:
             step = load(path)["step"]
-            if path.name != name_of(step):
+            if step != int(path.name.removeprefix("step-")):
                 raise Damaged(f"{path}: damaged: it holds step {step}")
         except Damaged as error:
             notes.append(f"{error}; kept as {DAMAGED}{path.name}")
@@ -209,10 +211,11 @@ def _describe(folder: Path, state: dict[str, Any]) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _verify(file: Path) -> None:
+def _verify(file: Path) -> bool:
+    """Whether it is what was written; False if nothing beside it says."""
     path = file.with_name(DESCRIPTION)
     if file.name != STATE or not path.exists():
-        return
+        return False
     try:
         expected = json.loads(path.read_text())
         length, summed = int(expected["bytes"]), str(expected["xxh3_128"])
@@ -228,6 +231,7 @@ def _verify(file: Path) -> None:
             raise Damaged(f"{file}: damaged: its checksum is not the one it was written with")
     except OSError as error:
         raise UsageError(f"{file}: cannot read the checkpoint: {error.strerror}") from error
+    return True
 
 
 def _checksum(file: Path) -> str:

@@ -80,7 +80,7 @@ class Stop:
         """As the recipe has it, but less than torchrun waits until it kills."""
         self.grace = seconds
         if TORCHRUN in os.environ:
-            granted = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) - 2.0
+            granted = max(float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) - 2.0, 1.0)
             if granted < seconds:
                 self.grace, self._granted = granted, "torchrun's TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
