@@ -270,7 +270,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         config = _merge(config, _parse_override(override), f"override '{override}'")
     recipe = _to_recipe(config, str(path))
     recipe.name = recipe.name or path.stem
-    check(recipe, " ".join([str(path), *(overrides or [])]))
+    check(recipe, f"{path} with overrides" if overrides else str(path))
     _check_allowed(recipe.resume.allow)
     return recipe
 
