@@ -24,7 +24,9 @@ class Agreement:
     def __init__(self, world_size: int, timeout: float) -> None:
         self._group: dist.ProcessGroup | None = None
         if world_size > 1:
-            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))  # type: ignore[assignment]
+            with lost_contact():
+                made = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            self._group = made  # type: ignore[assignment]
 
     def highest(self, *values: int) -> list[int]:
         """The highest of each of the values over all ranks, which call this after the same steps.
@@ -52,7 +54,7 @@ def lost_contact() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = " ".join(str(error).split("] ")[-1].split())
+        reason = " ".join(str(error).split("] ", 1)[-1].split()).split(". This is typically")[0]
         raise LostContact(
             f"lost contact with another process of the run ({reason}); what ended it is said above or in the log of "
             "its node. The same command goes on from the last checkpoint"
