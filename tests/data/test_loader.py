@@ -185,7 +185,7 @@ class TestSkipping:
         bad = without_its_scan(jpeg(smooth_image(64, 48, 0)))
         beton = Beton(write_beton(tmp_path / "all.beton", [bad] * 6, [0] * 6))
         loader = Loader(beton, CenterCrop(32, 40), CPU, replacement_seed=0)
-        with pytest.raises(RunError, match=r"sample \d .*damaged JPEG.*\(the last of 3 replacements for sample \d\)"):
+        with pytest.raises(RunError, match=r"sample \d .*\(the last of 3 replacements for sample \d\): damaged JPEG"):
             list(loader.load(evaluation_batches(6, 3, 0, 1)))
 
 

@@ -53,10 +53,11 @@ def crop_jobs(
 
 
 def explain_job(job: np.void) -> str:
-    """Why a job failed, in one line."""
+    """Why a job failed, and what to do, in one line."""
     data = bytes_at(int(job["data"]), int(job["size"])).data
     size, box = (int(job["width"]), int(job["height"])), tuple(job["box"].tolist())
-    return explain(int(job["status"]), data, size, box)
+    why = explain(int(job["status"]), data, size, box)
+    return f"{why}; `python -m data_prep verify` lists all such records of a beton"
 
 
 def bytes_at(address: int, size: int) -> Pixels:

@@ -200,10 +200,7 @@ class Loader:
                 first = failed[0]
                 asked_for = int(request.ids[places[first]])
                 tried = f" (the last of {attempt} replacements for sample {asked_for})" if attempt else ""
-                raise RunError(
-                    f"{beton.describe(int(chosen[first]))}: {explain_job(jobs[first])}{tried}; "
-                    f"`python -m data_prep verify {beton.path}` lists all such records"
-                )
+                raise RunError(f"{beton.describe(int(chosen[first]))}{tried}: {explain_job(jobs[first])}")
             skipped.append(chosen[failed])
             places = places[failed]
             epochs, asked = request.epochs[places], request.ids[places]
