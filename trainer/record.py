@@ -49,7 +49,12 @@ class Record:
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, samples)
 
     def write_milestones(self, drops: list[Drop], global_batch: int) -> None:
-        """Write all drops of the learning rate so far, in a form that a `step` schedule can repeat."""
+        """Write all drops of the learning rate so far, in a form that a `step` schedule can repeat.
+
+        Without any there is no file, unless a run that was resumed from before its drops has left one.
+        """
+        if not drops and not (self._run_dir / MILESTONES).exists():
+            return
         content = {
             "milestones": [f"{drop.samples // global_batch}it" for drop in drops],
             "drops": [asdict(drop) for drop in drops],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 from accelerate import Accelerator
@@ -48,7 +47,8 @@ def open_run_folder(recipe: Recipe, train_data: Dataset, val_data: Dataset, acce
         try:
             opened.lock = _enter(recipe)
             found[0], opened.notes = checkpoint.newest_intact(recipe.run_dir)
-            opened.notes += _settle_recipe(recipe, found[0])
+            opened.state = checkpoint.load(found[0]) if found[0] is not None else None
+            opened.notes += _settle_recipe(recipe, opened.state)
         except UsageError as error:
             found[1] = str(error)
         except OSError as error:
@@ -62,7 +62,7 @@ def open_run_folder(recipe: Recipe, train_data: Dataset, val_data: Dataset, acce
     if opened.lock is not None and opened.lock.note:
         opened.notes.append(opened.lock.note)
     if last is not None:
-        opened.state = checkpoint.load(last)
+        opened.state = opened.state or checkpoint.load(last)
         if accelerator.is_main_process:
             checkpoint.go_on_from(recipe.run_dir, opened.state)
         opened.notes += _check_data(recipe, opened.state, train_data, val_data)
@@ -74,15 +74,15 @@ def _enter(recipe: Recipe) -> RunLock:
     return RunLock(recipe.run_dir)
 
 
-def _settle_recipe(recipe: Recipe, last: Path | None) -> list[str]:
+def _settle_recipe(recipe: Recipe, state: dict[str, Any] | None) -> list[str]:
     """Compare with what the checkpoint was made with, and write down what holds from now on.
 
     Before there is a checkpoint nothing is at stake: a change is only told of. Returns what has to be said.
     """
     path = recipe.run_dir / "recipe.yaml"
     notes, allowed = [], list[str]()
-    if last is not None:
-        changes = differences(recipe_from_dict(checkpoint.load(last)["recipe"], str(last)), recipe)
+    if state is not None:
+        changes = differences(recipe_from_dict(state["recipe"], f"{recipe.run_dir}: its checkpoint"), recipe)
         _refuse(recipe, changes)
         allowed = list(changes)
     elif path.exists() and (changes := differences(load_recipe(path), recipe)):

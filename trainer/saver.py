@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.operations import recursively_apply
 
 from trainer import checkpoint
 
@@ -73,7 +74,7 @@ class _Copy:
 
     def __init__(self, state: dict[str, Any]) -> None:
         self._device: torch.device | None = None
-        self._state = _map_tensors(state, self._clone)
+        self._state = recursively_apply(self._clone, state)
         self._copied: torch.cuda.Event | None = None
         if self._device is not None:
             self._copied = torch.cuda.current_stream(self._device).record_event()
@@ -89,15 +90,4 @@ class _Copy:
             return dict(self._state)
         with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream()):  # not behind the training steps
             torch.cuda.current_stream().wait_event(self._copied)
-            return dict(_map_tensors(self._state, torch.Tensor.cpu))
-
-
-def _map_tensors(value: Any, function: Any) -> Any:
-    """The same dictionaries, lists and tuples, with `function` of every tensor in them."""
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _map_tensors(item, function) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map_tensors(item, function) for item in value)
-    return value
+            return dict(recursively_apply(torch.Tensor.cpu, self._state))

@@ -156,9 +156,8 @@ class Run:
             except KeyboardInterrupt as interrupt:
                 raise Interrupted(self._interruption()) from interrupt
             except Exception:
-                self.saver.settle(
-                    recipe.trainer.stop_grace
-                )  # what is being written is whole, whatever went wrong since
+                # What is being written is whole, whatever went wrong since.
+                self.saver.settle(recipe.trainer.stop_grace)
                 raise
             skipped = f"; {self.skipped:,} samples did not decode and were replaced" if self.skipped else ""
             self.console.message(f"finished: {recipe.run_dir}{skipped}")
