@@ -38,6 +38,11 @@ class Worker:
         assert self.heard.poll(30), "says nothing"
         return str(self.heard.recv())
 
+    def lasts_beyond_one_press(self) -> None:
+        """What is pressed from here on is another Ctrl-C."""
+        self.process.join(SAME_PRESS_SECONDS + 0.1)
+        assert self.process.exitcode is None
+
     def status(self) -> int | None:
         self.process.join(30)
         return self.process.exitcode
@@ -166,8 +171,7 @@ def test_one_press_may_arrive_twice_and_only_another_one_interrupts(start: Start
     worker.says()
     for _ in range(3):
         worker.send(signal.SIGINT)
-    worker.process.join(SAME_PRESS_SECONDS + 0.1)
-    assert worker.process.exitcode is None
+    worker.lasts_beyond_one_press()
     worker.send(signal.SIGINT)
     assert worker.status() == INTERRUPTED
     assert worker.output.read_text() == "error: interrupted\n"
@@ -190,8 +194,7 @@ def test_another_press_ends_what_does_not_come_back_from_c(start: Start) -> None
     worker = start(stick)
     worker.says()
     worker.send(signal.SIGINT)
-    worker.process.join(SAME_PRESS_SECONDS + 0.1)
-    assert worker.process.exitcode is None
+    worker.lasts_beyond_one_press()
     worker.send(signal.SIGINT)
     assert worker.status() == INTERRUPTED
     said = "error: interrupted again while it was stopping; what came after the last checkpoint is lost\n"
@@ -233,8 +236,7 @@ def test_torchrun_hands_another_press_on_as_sigterm(start: Start) -> None:
     worker = start(wait_under_torchrun)
     worker.says()
     worker.send(signal.SIGINT)
-    worker.process.join(SAME_PRESS_SECONDS + 0.1)
-    assert worker.process.exitcode is None
+    worker.lasts_beyond_one_press()
     worker.send(signal.SIGTERM)
     assert worker.status() == INTERRUPTED
 
