@@ -1,4 +1,4 @@
-/* The door: sizes, box and buffers are checked here; then a header, a rectangle of MCUs, planes, an image. */
+/* The door: sizes, box and buffers are checked here; then a header, a rectangle of MCUs, planes, images. */
 #include "internal.h"
 
 #include <math.h>
@@ -89,10 +89,18 @@ int reserve_planes(jc_decoder *decoder, int components, const int width[], const
 INLINE int floor_div(int a, int b) { return a / b; }
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-/* The box in the samples of each plane, and the MCUs that its filters read. */
+static mcu_rectangle united(mcu_rectangle a, mcu_rectangle b)
+{
+    return (mcu_rectangle){a.left < b.left ? a.left : b.left, a.top < b.top ? a.top : b.top,
+                           a.right > b.right ? a.right : b.right, a.bottom > b.bottom ? a.bottom : b.bottom};
+}
+
+/* How the planes are to be resized for a crop. Returns the MCUs that its filters read. */
 static mcu_rectangle plan_crop(const header *h, const jc_crop *crop, resize_task *task)
 {
     mcu_rectangle r = {h->mcus_per_row, h->mcu_rows, 0, 0};
+    *task = (resize_task){.components = h->components, .ycc = h->ycc, .out_width = crop->out_width,
+                          .out_height = crop->out_height, .flip = crop->flip};
     for (int i = 0; i < h->components; i++) {
         const component *c = &h->component[i];
         double *box = task->box[i];
@@ -105,23 +113,57 @@ static mcu_rectangle plan_crop(const header *h, const jc_crop *crop, resize_task
         extent y = filter_extent(box[1], box[3], crop->out_height, c->plane_height);
         mcu_rectangle own = {floor_div(x.first, 8 * c->h), floor_div(y.first, 8 * c->v), ceil_div(x.last, 8 * c->h),
                              ceil_div(y.last, 8 * c->v)};
-        if (own.left < r.left) r.left = own.left;
-        if (own.top < r.top) r.top = own.top;
-        if (own.right > r.right) r.right = own.right;
-        if (own.bottom > r.bottom) r.bottom = own.bottom;
+        r = united(r, own);
         task->plane_width[i] = c->plane_width;
         task->plane_height[i] = c->plane_height;
     }
     return r;
 }
 
-static int decode_jpeg(jc_decoder *decoder, const header *h, const jc_crop *crop)
+/* Crops of one source. Those with the status JC_OK are to be made. */
+typedef struct {
+    jc_crop *crops;
+    int64_t count;
+} group;
+
+static void fail(const group *g, int status)
 {
-    resize_task task = {.components = h->components, .ycc = h->ycc, .out_width = crop->out_width,
-                        .out_height = crop->out_height, .flip = crop->flip};
-    mcu_rectangle rectangle = plan_crop(h, crop, &task);
-    int status = decode_rectangle(decoder, h, rectangle);
-    return status == JC_OK ? resize_planes(decoder, &task, crop->out) : status;
+    for (int64_t i = 0; i < g->count; i++)
+        if (g->crops[i].status == JC_OK) g->crops[i].status = status;
+}
+
+/* The MCUs that any of the crops reads. */
+static mcu_rectangle plan_group(const header *h, const group *g)
+{
+    mcu_rectangle r = {h->mcus_per_row, h->mcu_rows, 0, 0};
+    resize_task unused;
+    for (int64_t i = 0; i < g->count; i++)
+        if (g->crops[i].status == JC_OK) r = united(r, plan_crop(h, &g->crops[i], &unused));
+    return r;
+}
+
+static void resize_group(jc_decoder *decoder, const header *h, const group *g)
+{
+    for (int64_t i = 0; i < g->count; i++) {
+        jc_crop *crop = &g->crops[i];
+        resize_task task;
+        if (crop->status != JC_OK) continue;
+        plan_crop(h, crop, &task);
+        crop->status = resize_planes(decoder, &task, crop->out);
+    }
+}
+
+static void decode_jpeg(jc_decoder *decoder, const header *h, const group *g)
+{
+    int status = decode_rectangle(decoder, h, plan_group(h, g));
+    if (status == JC_OK) {
+        resize_group(decoder, h, g);
+    } else if (g->count == 1) {
+        fail(g, status);
+    } else { /* each by itself: some may read nothing that is damaged */
+        for (int64_t i = 0; i < g->count; i++)
+            if (g->crops[i].status == JC_OK) decode_jpeg(decoder, h, &(group){&g->crops[i], 1});
+    }
 }
 
 /* A JPEG that is not sequential, made so. */
@@ -152,7 +194,8 @@ static int with_sequential(jc_decoder *decoder, const uint8_t *data, size_t size
 
 static int decode_jpeg_again(jc_decoder *decoder, const header *h, void *context)
 {
-    return decode_jpeg(decoder, h, context);
+    decode_jpeg(decoder, h, context);
+    return JC_OK;
 }
 
 /* --- pixels ------------------------------------------------------------------------------------------------------ */
@@ -245,15 +288,18 @@ static int check_source(const jc_crop *crop, header *h)
     return h->width == crop->width && h->height == crop->height ? JC_OK : JC_OTHER_SIZE;
 }
 
-static int crop_inside(jc_decoder *decoder, const jc_crop *crop)
+/* Of pixels it is a group of one. */
+static void crop_inside(jc_decoder *decoder, group g)
 {
     header h;
-    int status = check_source(crop, &h);
-    if (status != JC_OK) return status;
-    if (crop->kind == JC_RGB) return decode_pixels(decoder, crop);
-    if (!h.indirect) return decode_jpeg(decoder, &h, crop);
-    jc_crop copy = *crop;
-    return with_sequential(decoder, crop->data, (size_t)crop->size, &h, decode_jpeg_again, &copy);
+    int status = check_source(g.crops, &h);
+    if (status == JC_OK && g.crops->kind == JC_RGB)
+        status = decode_pixels(decoder, g.crops);
+    else if (status == JC_OK && h.indirect)
+        status = with_sequential(decoder, g.crops->data, (size_t)g.crops->size, &h, decode_jpeg_again, &g);
+    else if (status == JC_OK)
+        decode_jpeg(decoder, &h, &g);
+    fail(&g, status);
 }
 
 /* A crop that may leave the image: the part inside is made apart, and put into a field of the colour. */
@@ -282,20 +328,34 @@ static int crop_padded(jc_decoder *decoder, const jc_crop *crop)
     size_t row = 3 * (size_t)inside.out_width;
     inside.out = reserve(&decoder->inside, row * (size_t)inside.out_height);
     if (!inside.out) return JC_NO_MEMORY;
-    int status = crop_inside(decoder, &inside);
-    if (status != JC_OK) return status;
+    crop_inside(decoder, (group){&inside, 1});
+    if (inside.status != JC_OK) return inside.status;
     size_t left = (size_t)(crop->flip ? box[2] - inside.box[2] : inside.box[0] - box[0]);
     uint8_t *out = crop->out + 3 * ((size_t)(inside.box[1] - box[1]) * width + left);
     for (size_t y = 0; y < (size_t)inside.out_height; y++) memcpy(out + 3 * y * width, inside.out + y * row, row);
     return JC_OK;
 }
 
+int are_grouped(const jc_crop *a, const jc_crop *b)
+{
+    return a->data == b->data && a->size == b->size && a->width == b->width && a->height == b->height &&
+           a->kind == JC_JPEG && b->kind == JC_JPEG && !a->fill && !b->fill;
+}
+
+void decode_group(jc_decoder *decoder, jc_crop *crops, int64_t count)
+{
+    int64_t sound = 0;
+    for (int64_t i = 0; i < count; i++) sound += (crops[i].status = check(&crops[i])) == JC_OK;
+    if (!sound) return;
+    if (crops->fill) crops->status = crop_padded(decoder, crops);
+    else crop_inside(decoder, (group){crops, count});
+}
+
 int jc_decode_crop(jc_decoder *decoder, jc_crop *crop)
 {
     if (!decoder || !crop) return JC_BAD_ARGUMENT;
-    int status = check(crop);
-    if (status == JC_OK) status = crop->fill ? crop_padded(decoder, crop) : crop_inside(decoder, crop);
-    return crop->status = status;
+    decode_group(decoder, crop, 1);
+    return crop->status;
 }
 
 static int copy_planes(jc_decoder *decoder, const header *h, void *context)

@@ -133,6 +133,14 @@ int reserve_planes(jc_decoder *decoder, int components, const int width[], const
 
 int decode_rectangle(jc_decoder *decoder, const header *header, mcu_rectangle rectangle);
 
+/* --- decode.c: crops of one source ------------------------------------------------------------------------------ */
+
+/* Whether decode_group may make both. */
+int are_grouped(const jc_crop *a, const jc_crop *b);
+
+/* Make crops of one source, decoded once, and write their statuses. Crops that are no group with others: one by one. */
+void decode_group(jc_decoder *decoder, jc_crop *crops, int64_t count);
+
 /* --- resize*.c: planes to an image ---------------------------------------------------------------------------- */
 
 /* What the triangle filter reads along one axis of a plane of `length` samples: [first, last). */
@@ -150,7 +158,7 @@ typedef struct {
     int out_width, out_height, flip;
 } resize_task;
 
-/* Resize decoder->plane, which cover what filter_extent says, into out. */
+/* Resize decoder->plane, which cover what filter_extent says or more, into out. */
 int resize_planes(jc_decoder *decoder, const resize_task *task, uint8_t *out);
 
 #endif

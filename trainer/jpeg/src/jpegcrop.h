@@ -6,6 +6,7 @@
  *   Time and memory are bounded by the sizes of the file and of the output, whatever the header declares: more blocks
  *   than the file has bits for are refused before there is room for them. What cannot be decoded returns a jc_status.
  * - Damage is found where it is read: in the header, and in the coded data of the restart segments that the box touches.
+ *   A crop fails by what itself reads, whatever else is decoded with it.
  * - Sizes, box and buffers are checked once, on entry; the functions below the door rely on it.
  * - No memory is allocated for an image that fits the scratch memory of an earlier one.
  * - The same bytes come out with and without SIMD.
@@ -112,7 +113,13 @@ typedef struct jc_pool jc_pool;
 jc_pool *jc_pool_new(int threads, int flags);
 void jc_pool_free(jc_pool *pool);
 
-/* Make all crops; returns how many failed. Their statuses tell which and why. */
+/* Make all crops; returns how many failed. Their statuses tell which and why.
+ *
+ * Neighbours in the array of the same JPEG (data, size, width and height are equal, fill is 0) are a group: one thread
+ * decodes, once, the smallest rectangle of MCUs that has all of their boxes, and resizes each crop from it. The planes
+ * of that rectangle are kept meanwhile: a box in each of two opposite corners decodes the whole image. Bytes and statuses
+ * are those of crops that are made one by one; where the rectangle does not decode, they are made so. Put the crops of
+ * an image side by side to have it decoded once, and others between them to have several threads work on one image. */
 int64_t jc_pool_decode(jc_pool *pool, jc_crop *crops, int64_t count);
 
 /* --- conversion ----------------------------------------------------------------------------------------------- */

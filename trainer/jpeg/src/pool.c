@@ -25,13 +25,19 @@ struct jc_pool {
     atomic_int_least64_t next, failed;
 };
 
+/* Whoever takes the first crop of a group makes all of it; who takes a later one passes on. Statuses, which others may
+ * be writing meanwhile, do not tell what a group is. */
 static void decode_some(jc_pool *pool, jc_decoder *decoder)
 {
+    jc_crop *crops = pool->crops;
     for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+        int64_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed), end = i + 1, failed = 0;
         if (i >= pool->count) return;
-        if (jc_decode_crop(decoder, &pool->crops[i]) != JC_OK)
-            atomic_fetch_add_explicit(&pool->failed, 1, memory_order_relaxed);
+        if (i && are_grouped(&crops[i - 1], &crops[i])) continue;
+        while (end < pool->count && are_grouped(&crops[i], &crops[end])) end++;
+        decode_group(decoder, &crops[i], end - i);
+        for (; i < end; i++) failed += crops[i].status != JC_OK;
+        atomic_fetch_add_explicit(&pool->failed, failed, memory_order_relaxed);
     }
 }
 
