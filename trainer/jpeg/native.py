@@ -169,9 +169,9 @@ class Pool:
     def decode(self, crops: np.ndarray) -> int:
         """Make all `crops` (of `CROP_DTYPE`); returns how many failed: those whose `status` is not 0.
 
-        Neighbours of the same JPEG (`data`, `size`, `width` and `height` are equal, `fill` is 0) are made by one thread,
-        which decodes what they need of it once: put the crops of an image side by side. What they decode is the smallest
-        rectangle that has all their boxes. Bytes and statuses are those of crops made one by one.
+        Neighbours of the same JPEG (`data`, `size`, `width`, `height` are equal, `fill` is 0) are made by one thread,
+        which decodes once the smallest rectangle that has all of their boxes: put the crops of an image side by side.
+        Bytes and statuses are those of crops made one by one.
         """
         if crops.dtype != CROP_DTYPE or not crops.flags.carray:
             raise ValueError("crops must be a writable contiguous array of CROP_DTYPE")

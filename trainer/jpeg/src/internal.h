@@ -135,10 +135,10 @@ int decode_rectangle(jc_decoder *decoder, const header *header, mcu_rectangle re
 
 /* --- decode.c: crops of one source ------------------------------------------------------------------------------ */
 
-/* Whether decode_group may make both. */
+/* Whether both are of one JPEG, so that it may be decoded once. Another thread may be writing their statuses. */
 int are_grouped(const jc_crop *a, const jc_crop *b);
 
-/* Make crops of one source, decoded once, and write their statuses. Crops that are no group with others: one by one. */
+/* Make crops that are grouped, each with its neighbour, or a single one; write their statuses. */
 void decode_group(jc_decoder *decoder, jc_crop *crops, int64_t count);
 
 /* --- resize*.c: planes to an image ---------------------------------------------------------------------------- */

@@ -117,9 +117,8 @@ void jc_pool_free(jc_pool *pool);
  *
  * Neighbours in the array of the same JPEG (data, size, width and height are equal, fill is 0) are a group: one thread
  * decodes, once, the smallest rectangle of MCUs that has all of their boxes, and resizes each crop from it. The planes
- * of that rectangle are kept meanwhile: a box in each of two opposite corners decodes the whole image. Bytes and statuses
- * are those of crops that are made one by one; where the rectangle does not decode, they are made so. Put the crops of
- * an image side by side to have it decoded once, and others between them to have several threads work on one image. */
+ * of that rectangle are there meanwhile: two small boxes in opposite corners decode the whole image. Bytes and statuses
+ * are those of crops that are made one by one; where the rectangle does not decode, they are made so. */
 int64_t jc_pool_decode(jc_pool *pool, jc_crop *crops, int64_t count);
 
 /* --- conversion ----------------------------------------------------------------------------------------------- */

@@ -25,8 +25,7 @@ struct jc_pool {
     atomic_int_least64_t next, failed;
 };
 
-/* Whoever takes the first crop of a group makes all of it; who takes a later one passes on. Statuses, which others may
- * be writing meanwhile, do not tell what a group is. */
+/* Who takes the first crop of a group makes all of it; who takes a later one passes on. */
 static void decode_some(jc_pool *pool, jc_decoder *decoder)
 {
     jc_crop *crops = pool->crops;
