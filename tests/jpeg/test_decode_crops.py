@@ -47,6 +47,14 @@ def crop_rgb(pixels: Pixels, box: Box, out_size: tuple[int, int], flip: bool = F
     return out[0]
 
 
+def whole_image(data: bytes, size: tuple[int, int], out_size: tuple[int, int]) -> Pixels:
+    return crop(data, size, (0, 0, *size), out_size)
+
+
+def pillow_whole_image(data: bytes, size: tuple[int, int], out_size: tuple[int, int]) -> Pixels:
+    return pillow_crop(data, (0, 0, *size), out_size)
+
+
 def difference(a: Pixels, b: Pixels) -> np.ndarray:
     return np.abs(a.astype(int) - b)
 
@@ -75,6 +83,16 @@ class TestCloseToLibjpegAndPillow:
             box = (left, top, left + box_width, top + box_height)
             own, reference = crop(source, (width, height), box, out_size), pillow_crop(source, box, out_size)
             assert difference(own, reference).mean() <= 0.6
+
+    @pytest.mark.parametrize("sampling", ["gray", "4:4:4", "4:2:2", "4:2:0"])
+    @pytest.mark.parametrize(
+        ("size", "out_size"),
+        [((500, 375), (299, 224)), ((500, 375), (853, 640)), ((240, 600), (640, 1600)), ((1400, 560), (2100, 840))],
+    )
+    def test_a_whole_image_resized(self, sampling: str, size: tuple[int, int], out_size: tuple[int, int]) -> None:
+        source = SAMPLINGS[sampling](smooth_image(*size, 2), 90)
+        own, reference = (make(source, size, out_size) for make in (whole_image, pillow_whole_image))
+        assert difference(own, reference).mean() <= 0.6
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_whole_image_of_every_kind(self, kind: str) -> None:
@@ -143,6 +161,16 @@ class TestResize:
         box = (1.5, 3.25, 897, 36)
         for out_size in ((20, 90), (900, 2), (3, 3)):
             assert difference(crop_rgb(pixels, box, out_size), resized(pixels, box, out_size)).max() <= 2
+
+    @pytest.mark.parametrize("size", [(500, 375), (375, 500), (90, 225), (2000, 820)])
+    @pytest.mark.parametrize("shorter", [224, 256, 384, 480, 640])
+    def test_a_whole_image_of_any_shorter_side(self, size: tuple[int, int], shorter: int) -> None:
+        """As for fully convolutional evaluation: up to 1600 pixels long, up and down."""
+        pixels = picture(*size)
+        out_size = (round(size[0] * shorter / min(size)), round(size[1] * shorter / min(size)))
+        delta = difference(crop_rgb(pixels, (0, 0, *size), out_size), resized(pixels, (0, 0, *size), out_size))
+        assert delta.max() <= 2
+        assert delta.mean() < 0.5
 
     def test_the_largest_output(self) -> None:
         pixels = picture(5, 4)
