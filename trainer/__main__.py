@@ -46,10 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report",
-        help="what a run has reached, with its curves",
-        description="Print a summary of each RUN beside the paper's error; draw its curves into RUN/report/curves.png.",
+        help="what runs have reached: a page with curves and the paper's errors",
+        description="Print a summary of each RUN beside the paper's errors; write a page of all of them, index.html, "
+        "and its figures as PNGs.",
     )
-    report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, at most eight")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where to (default, of one run: RUN/report)")
     report.set_defaults(run=_report)
     _add_bench(commands)
     _add_doctor(commands)
@@ -130,7 +132,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from trainer.report import report
 
-    report(args.runs)
+    report(args.runs, args.out)
     return 0
 
 

@@ -408,7 +408,15 @@ class Run:
             f"{self.global_batch // self.world_size // self.micro_batch} micro-batch(es) of {self.micro_batch}; "
             f"{self.accelerator.device.type}, {self.recipe.precision}"
         )
-        self._record("start", world_size=self.world_size, device=self.accelerator.device.type, versions=versions())
+        self._record(
+            "start",
+            world_size=self.world_size,
+            device=self.accelerator.device.type,
+            versions=versions(),
+            train_images=len(self.data.train.beton),
+            data_digest=self.data.train.digest,
+            val_digest=self.data.val.digest,
+        )
 
     def _interruption(self) -> str:
         return f"interrupted at step {self.step_number:,}; the same command goes on; {self._last_checkpoint()}"
