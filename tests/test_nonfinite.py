@@ -177,6 +177,6 @@ def test_a_step_whose_gradient_is_not_finite_is_counted_and_told_as_one_whose_lo
     run.train()
     assert run.nonfinite == 1
     lines = [line for line in read_metrics(run.recipe.run_dir) if line["kind"] == "nonfinite"]
-    assert [(line["step"], len(line["samples"])) for line in lines] == [(2, 8)]
+    assert [(line["step"], len(line["sample_ids"])) for line in lines] == [(2, 8)]
     assert "is nan at step 2, of samples " in capsys.readouterr().out
     assert checkpoint.load(run.recipe.run_dir)["nonfinite"] == 1

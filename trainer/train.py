@@ -361,7 +361,7 @@ class Run:
     def _nonfinite(self, step: int, loss: float) -> None:
         """Tell of a step (counted from 0) whose loss was not finite; end the run, unless such steps are skipped."""
         ids = copy(self.data.order).take(step * self.global_batch, self.global_batch).ids.tolist()
-        self._record("nonfinite", step=step + 1, loss=str(loss), samples=ids)
+        self._record("nonfinite", step=step + 1, loss=str(loss), sample_ids=ids)
         more = f" and {len(ids) - NAMED_SAMPLES} more, in metrics.jsonl" if len(ids) > NAMED_SAMPLES else ""
         what = f"the loss is {loss} at step {step + 1:,}, of samples {', '.join(map(str, ids[:NAMED_SAMPLES]))}{more}"
         if not self._skips_nonfinite:

@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_samples(traine
     assert trainer.wait() == [1]
     error = trainer.output.strip().splitlines()[-1]
     told = next(line for line in trainers.lines("run") if line["kind"] == "nonfinite")
-    step, samples = told["step"], told["samples"]
+    step, samples = told["step"], told["sample_ids"]
     assert len(samples) == 16
     assert f"at step {step}, of samples {', '.join(map(str, samples))}; the last checkpoint is step-" in error
     assert trainers.state("run")["step"] < step

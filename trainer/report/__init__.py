@@ -11,6 +11,7 @@ from rich.console import Console
 from trainer.errors import UsageError
 from trainer.files import write_atomically
 from trainer.report import plots
+from trainer.report.canvas import MOST_RUNS
 from trainer.report.page import Figure, Group, figure_captions, render
 from trainer.report.runs import Run, read_runs
 from trainer.report.summary import summary_table
@@ -29,8 +30,8 @@ def report(run_dirs: Sequence[Path], out: Path | None = None) -> None:
     Raises:
         UsageError: a folder is no run folder, or `out` is missing or no folder.
     """
-    if len(run_dirs) > plots.MOST_RUNS:
-        raise UsageError(f"{len(run_dirs)} runs, expected at most {plots.MOST_RUNS}: more curves cannot be told apart")
+    if len(run_dirs) > MOST_RUNS:
+        raise UsageError(f"{len(run_dirs)} runs, expected at most {MOST_RUNS}: more curves cannot be told apart")
     if out is None and len(run_dirs) > 1:
         raise UsageError(f"{len(run_dirs)} runs: say with --out DIR where their report is to be written")
     runs = read_runs(list(run_dirs))

@@ -67,7 +67,7 @@ def _validation(run: Run, line: Line) -> Measured:
     size, resize = recipe.data.size, recipe.evaluation.resize
     view = "the whole image" if size == resize else f"centre crop {size} of {resize}"
     step = line["samples"] // run.batch
-    return _measured(run, line, f"validation while training, {view}", step, CENTER, [])
+    return _measured(run, line, f"while training: {view}", step, CENTER, [])
 
 
 def _evaluation(run: Run, line: Line) -> Measured:
@@ -120,9 +120,10 @@ def _budget(run: Run, samples: int) -> list[str]:
 
 
 def _network(run: Run) -> list[str]:
-    """What of the network itself is not the paper's."""
+    """What of the network itself is not the paper's. The padding of its first pooling is not worth a note."""
     found = values(run.recipe)
-    return [f"{key}={found[key]}" for key in sorted(differing(run.recipe)) if key.startswith("model.")]
+    keys = (key for key in sorted(differing(run.recipe)) if key.startswith("model.") and key != "model.stem_pool")
+    return [f"{key}={found[key]}" for key in keys]
 
 
 def _percent(interval: Any) -> Interval | None:

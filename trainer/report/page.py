@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from trainer import __version__
 from trainer.report import tables
+from trainer.report.canvas import MOST_POINTS
 from trainer.report.html import Html, join, tag
 from trainer.report.plots import error_limits
 from trainer.report.runs import Run
@@ -65,17 +66,19 @@ def render(groups: Sequence[Group]) -> str:
 def figure_captions(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
     """Of each figure: what it is for those who cannot see it, and its caption."""
     names = ", ".join(run.label for run in runs)
-    bottom, top = error_limits(runs)
+    _, top = error_limits(runs)
     curves = (
-        "Training error is of the augmented batches in training mode: every point is the mean of one log interval, not "
-        "smoothed. Validation error is of the view that the table above names. "
-        f"The axis shows {bottom:g} to {top:g} %, which leaves out the beginning where errors are higher."
+        "Training error is of the augmented batches as they were trained on: every point is the mean of a log "
+        f"interval, or of several where a run has more than {MOST_POINTS}. Validation error is of the "
+        "view that the table above names."
     )
+    if top < 100:
+        curves += f" Errors above {top:g} %, as at the beginning, are out of view."
     return {
         "curves": (f"Training and validation error over the iterations of {names}", curves),
         "training": (
             f"Training error over the iterations of {names}",
-            "Plain against residual networks, as in Figure 1 of the paper. Every point is the mean of a log interval.",
+            "Plain against residual networks, as in Figure 1 of the paper; the same training errors as above.",
         ),
         "loss": (
             f"Training and validation loss over the iterations of {names}",
@@ -84,7 +87,7 @@ def figure_captions(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
         "progress": (
             f"Learning rate, images per second and waiting for data over the iterations of {names}",
             "Images/s of all processes together and the share of the time that the main process waited for data, both "
-            "a log interval, without validation and checkpoints.",
+            "the log intervals, without validation and checkpoints; means as above.",
         ),
         "responses": (
             f"Standard deviations of layer responses of {names}",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
-from trainer.recipe import Recipe, recipe_to_dict
+from trainer.recipe import Recipe
 from trainer.report.paper import CIFAR, family, option
 
 _NOT_GIVEN: Final = object()
@@ -68,7 +69,7 @@ _AMOUNTS: Final = ("schedule.budget", "schedule.milestones", "schedule.warmup")
 def values(recipe: Recipe) -> dict[str, Any]:
     """Every value of a recipe by its dotted key, with the shortcut that null stands for."""
     flat: dict[str, Any] = {}
-    for name, content in recipe_to_dict(recipe).items():
+    for name, content in asdict(recipe).items():
         group = content.items() if isinstance(content, dict) else ()
         flat |= {f"{name}.{key}": value for key, value in group} or {name: content}
     return flat | {"model.shortcut": option(recipe.model.name, recipe.model.shortcut) or None}

@@ -36,7 +36,7 @@ _KEYS: Final[dict[str, dict[str, Any]]] = {
         "data_wait": _NUMBER,
     },
     "validation": {"samples": int, "top1_error": _NUMBER, "top5_error": _NUMBER, "loss": _OPTIONAL, "images": int},
-    "nonfinite": {"samples": list, "step": int},
+    "nonfinite": {"samples": int, "step": int},
     "evaluation": {
         "protocol": str,
         "scales": list,
@@ -83,7 +83,7 @@ class Run:
     def batch(self) -> int:
         return self.recipe.optimizer.global_batch
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Seen so far."""
         return max((int(line["samples"]) for line in (*self.train, *self.validation)), default=0)

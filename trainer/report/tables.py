@@ -20,8 +20,8 @@ MOST_STEPS: Final = 20
 
 def runs_table(runs: Sequence[Run]) -> Html:
     """How far every run is, and how good."""
-    head = ["run", "network", "iterations", "of", "batch", "epoch-equivalents", "passes over the data"]
-    head += ["training time", "images/s", "top-1 error, last (best), %", "top-5 error, last (best), %"]
+    head = ["run", "network", "iterations", "batch", "epoch-equivalents", "passes over the data", "training time"]
+    head += ["images/s", "top-1 error, last (best), %", "top-5 error, last (best), %"]
     return table(head, [_run_row(run) for run in runs], numbers=range(2, len(head)))
 
 
@@ -30,11 +30,10 @@ def _run_row(run: Run) -> list[str]:
     return [
         run.label,
         run.network,
-        f"{run.samples // run.batch:,}",
-        f"{run.budget // run.batch:,}",
+        f"{run.samples // run.batch:,} of {run.budget // run.batch:,}",
         f"{run.batch}",
         f"{run.epochs:.4g} of {run.budget / IMAGENET_SAMPLES:.4g}",
-        NONE if run.passes is None else f"{run.passes:.4g}",
+        NONE if run.passes is None else f"{run.passes:,.1f}",
         duration(run.training_seconds),
         NONE if rate is None else f"{rate:,.0f}",
         _last_and_best(run.validation, "top1_error"),
@@ -51,7 +50,7 @@ def _last_and_best(lines: Sequence[Line], key: str) -> str:
 def paper_table(runs: Sequence[Run]) -> Html:
     """Every error beside the paper's."""
     head = ["run", "evaluated", "step", "images", "top-1 error, %", "the paper's", "difference", "top-5 error, %"]
-    head += ["the paper's", "difference", "source", "note"]
+    head += ["the paper's", "difference", "the paper's is of; note"]
     rows = [[run.label, *_paper_row(found)] for run in runs for found in measured(run)]
     return table(head, rows, numbers=range(2, 10))
 
@@ -59,7 +58,7 @@ def paper_table(runs: Sequence[Run]) -> Html:
 def _paper_row(found: Measured) -> list[str]:
     paper = found.paper
     return [
-        found.view,
+        tag("div", found.view, class_="words"),
         f"{found.step:,}",
         f"{found.images:,}",
         error(found.top1, found.top1_interval),
@@ -68,8 +67,7 @@ def _paper_row(found: Measured) -> list[str]:
         error(found.top5, found.top5_interval),
         NONE if paper is None or paper.top5 is None else f"{paper.top5:g}",
         points(found.top5_difference),
-        NONE if paper is None else paper.source,
-        "; ".join(found.notes),
+        tag("div", "; ".join([*([paper.source] if paper is not None else []), *found.notes]) or NONE, class_="words"),
     ]
 
 
@@ -79,8 +77,8 @@ def error(percent: float, interval: Interval | None) -> str:
 
 
 def points(difference: float | None) -> str:
-    """`+0.12`, in points."""
-    return NONE if difference is None else f"{difference:+.2f}"
+    """`+0.12` or `−0.12`, in points."""
+    return NONE if difference is None else f"{difference:+.2f}".replace("-", "−")
 
 
 def recipe_tables(runs: Sequence[Run]) -> Html:
@@ -125,18 +123,18 @@ def _shown(value: Any, key: str) -> str:
 
 def environment_table(runs: Sequence[Run]) -> Html:
     """Where the runs ran, by their last start."""
-    rows = []
+    rows: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         for last in run.starts[-1:]:
             versions = ", ".join(f"{name} {number}" for name, number in last.get("versions", {}).items())
             devices = f"{last.get('world_size', '?')} x {last.get('device', '?')}"
-            rows.append([run.label, _when(last), devices, run.recipe.precision, versions])
-    return table(["run", "last start", "processes", "precision", "versions"], rows)
+            rows.setdefault((devices, run.recipe.precision, versions), []).append(run.label)
+    return table(["runs", "processes", "precision", "versions"], _together(rows))
 
 
 def data_table(runs: Sequence[Run]) -> Html:
     """What the runs were trained and validated on."""
-    rows = []
+    rows: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         last = run.starts[-1] if run.starts else {}
         images = run.validation[-1]["images"] if run.validation else None
@@ -145,24 +143,29 @@ def data_table(runs: Sequence[Run]) -> Html:
             ("validation", run.recipe.data.val, images, last.get("val_digest")),
         )
         for use, path, count, digest in sets:
-            counted = NONE if count is None else f"{count:,}"
-            shown = tag("code", str(digest)[:16], title=str(digest)) if digest else "not recorded"
-            rows.append([run.label, use, path, counted, shown])
-    return table(["run", "use", "file", "images", "digest"], rows, numbers=(3,))
+            shown = tag("code", str(digest)) if digest else "not recorded"
+            key = (use, path, NONE if count is None else f"{count:,}", shown)
+            rows.setdefault(key, []).append(run.label)
+    return table(["runs", "use", "file", "images", "digest"], _together(rows), numbers=(3,))
+
+
+def _together(rows: dict[tuple[str, ...], list[str]]) -> list[list[str]]:
+    """Rows that several runs share, with the runs first."""
+    return [[tag("div", ", ".join(labels), class_="words"), *row] for row, labels in rows.items()]
 
 
 def events_table(runs: Sequence[Run]) -> Html:
     """Starts, drops of the learning rate, skipped samples and steps that were not finite, in the order of the runs."""
     rows = [
-        [run.label, f"{samples // run.batch:,}", what, when] for run in runs for samples, what, when in _events(run)
+        [run.label, f"{samples // run.batch:,}", what, tag("span", when, class_="once")]
+        for run in runs
+        for samples, what, when in _events(run)
     ]
     return table(["run", "step", "event", "time"], rows, numbers=(1,))
 
 
 def _events(run: Run) -> list[tuple[int, str, str]]:
-    found = [
-        (line["samples"], "started" if line["samples"] == 0 else "gone on with", _when(line)) for line in run.starts
-    ]
+    found = [(line["samples"], "started" if line["samples"] == 0 else "resumed", _when(line)) for line in run.starts]
     found += [(drop.samples, f"learning rate drops to {drop.lr:.4g}", "") for drop in run.drops]
     intervals = [line for line in run.train if line.get("skipped", 0)]
     if intervals:
