@@ -254,7 +254,7 @@ def test_the_recipes_choices_are_the_networks(key: str, known: tuple[str, ...]) 
 
 
 def test_every_published_error_is_of_a_network_that_there_is() -> None:
-    assert {model for model, _ in PAPER} <= set(MODEL_NAMES)
+    assert {model for model, _, _ in PAPER} <= set(MODEL_NAMES)
 
 
 def test_defaults_are_a_valid_recipe() -> None:

@@ -24,7 +24,7 @@ tbody tr:hover { background: var(--wash); }
 .once { white-space: nowrap; }
 .words { min-width: 10rem; max-width: 24rem; }
 .differs { background: var(--mark); font-weight: 600; }
-.differs::after { content: " *"; }
+.differs::after { content: "\\00a0*"; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; color: var(--dim); }

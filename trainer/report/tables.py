@@ -98,9 +98,9 @@ def recipe_tables(runs: Sequence[Run]) -> Html:
         return [
             [
                 tag("code", key),
-                _shown(paper_value(key, model), key),
+                _shown(paper_value(key, model)),
                 *(
-                    tag("td", _shown(content[key], key), class_="differs" if key in keys_of else "same")
+                    tag("td", _shown(content[key]), class_="differs" if key in keys_of else "same")
                     for content, keys_of in zip(found, unlike, strict=True)
                 ),
             ]
@@ -113,9 +113,9 @@ def recipe_tables(runs: Sequence[Run]) -> Html:
     return join([table(head, rows(important)), everything])
 
 
-def _shown(value: Any, key: str) -> str:
+def _shown(value: Any) -> str:
     if value is None:
-        return "none" if key == "model.shortcut" else NONE
+        return NONE
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
