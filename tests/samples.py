@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from data_prep.manifest import checksum
 from data_prep.writer import BetonWriter
 from trainer.data.beton import MODE_JPEG, MODE_RAW
 from trainer.data.manifest import Checksums
+from trainer.data.order import Request
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -64,3 +65,10 @@ def checksum_file(path: Path, page_size: int, first_page: int, table: int) -> Ch
         ends = [*starts[1:], path.stat().st_size]
         head, *pages, tail = (checksum(file.fileno(), start, end) for start, end in zip(starts, ends, strict=True))
     return Checksums(page_size, head, pages, tail)
+
+
+def in_order(num_samples: int, batch: int) -> Iterator[Request]:
+    """All samples as they lie in the file, in batches of up to `batch`."""
+    for first in range(0, num_samples, batch):
+        ids = np.arange(first, min(first + batch, num_samples))
+        yield Request(np.zeros_like(ids), ids)

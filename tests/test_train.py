@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState, PartialState
 from tests.samples import PYTHON, REPOSITORY, jpeg, smooth_image, without_its_scan, write_beton
 from trainer import checkpoint
 from trainer.errors import RunError, UsageError
-from trainer.evaluate import evaluate_checkpoint
+from trainer.evaluation.command import Options, evaluate_checkpoints
 from trainer.recipe import Recipe, load_recipe
 from trainer.record import read_metrics
 from trainer.report import report
@@ -145,7 +145,7 @@ def test_a_run_learns_and_leaves_its_record(recipe: Callable[..., Recipe], capsy
 
     PartialState._reset_state()
     AcceleratorState._reset_state(True)
-    result = evaluate_checkpoint(str(run), made.data.val, batch=4)
+    result = evaluate_checkpoints([str(run)], made.data.val, Options(batch=4))["center"]
     assert result.images == 21
     assert result.top1_error == pytest.approx(validations[-1]["top1_error"])
     report([run])

@@ -29,20 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="error of a checkpoint on a data set",
-        description="Top-1 and top-5 error of the centre crop, every image counted once.",
-    )
-    evaluate.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a run folder, a checkpoint's folder or its state.pt"
-    )
-    evaluate.add_argument("--data", required=True, metavar="VAL.beton", help="what to evaluate on")
-    evaluate.add_argument(
-        "--resize", type=int, metavar="PX", help="shorter side before the crop (default: the recipe's)"
-    )
-    evaluate.add_argument("--batch", type=int, default=256, metavar="N", help="images a batch (default: %(default)s)")
-    evaluate.set_defaults(run=_evaluate)
+    _add_evaluate(commands)
 
     report = commands.add_parser(
         "report",
@@ -56,6 +43,51 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_doctor(commands)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="error of checkpoints on a data set, by the paper's protocols",
+        description="Top-1 and top-5 error, every image read, decoded and counted once. The scores of several "
+        "checkpoints are averaged. Alone, or under accelerate launch on any number of devices.",
+    )
+    evaluate.add_argument(
+        "checkpoints", metavar="CHECKPOINT", nargs="+", help="a run folder, a checkpoint's folder or its state.pt"
+    )
+    evaluate.add_argument("--data", required=True, metavar="VAL.beton", help="what to evaluate on")
+    evaluate.add_argument(
+        "--protocol",
+        default="center",
+        metavar="NAME,...",
+        help="center, ten-crop, multi-scale (ten crops at every scale), or all (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--resize", type=int, metavar="PX", help="shorter side for center and ten-crop (default: the recipe's)"
+    )
+    evaluate.add_argument(
+        "--scales", metavar="PX,...", help="shorter sides for multi-scale (default: the paper's 224,256,384,480,640)"
+    )
+    evaluate.add_argument(
+        "--pool",
+        metavar="dense|global",
+        help="multi-scale in the fully convolutional form: average the scores at every place of the image, or the "
+        "features before the classifier",
+    )
+    evaluate.add_argument(
+        "--score", default="softmax", metavar="softmax|logits", help="what is averaged (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--flip", metavar="true|false", help="average with the mirror image (default: in all protocols but center)"
+    )
+    evaluate.add_argument(
+        "--ema", default="false", metavar="true|false", help="the moving average of the weights (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--batch", type=int, default=256, metavar="N", help="crops in one forward pass (default: %(default)s)"
+    )
+    evaluate.add_argument("--predictions", type=Path, metavar="OUT.npz", help="write the scores of every image")
+    evaluate.set_defaults(run=_evaluate)
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,6 +119,21 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     loader.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
     loader.set_defaults(run=_bench_loader)
+
+    evaluation = kinds.add_parser(
+        "evaluation",
+        help="an evaluation beside its forward passes alone",
+        description="Measure what reading, decoding and cropping add to the forward passes of an evaluation.",
+    )
+    evaluation.add_argument("beton", metavar="FILE.beton", type=Path, help="the images")
+    evaluation.add_argument("--model", default="resnet50", metavar="NAME", help="network (default: %(default)s)")
+    evaluation.add_argument(
+        "--protocol", default="ten-crop", metavar="center|ten-crop", help="which crops (default: %(default)s)"
+    )
+    evaluation.add_argument("--images", type=int, default=256, metavar="N", help="how many (default: %(default)s)")
+    evaluation.add_argument("--batch", type=int, default=256, metavar="N", help="crops a batch (default: %(default)s)")
+    evaluation.add_argument("--repeats", type=int, default=3, metavar="N", help="timed pairs (default: %(default)s)")
+    evaluation.set_defaults(run=_bench_evaluation)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -123,9 +170,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from trainer.evaluate import evaluate_checkpoint
+    from trainer.evaluation.command import evaluate_checkpoints, parse_options
 
-    evaluate_checkpoint(args.checkpoint, args.data, resize=args.resize, batch=args.batch)
+    evaluate_checkpoints(args.checkpoints, args.data, parse_options(args))
     return 0
 
 
@@ -151,6 +198,12 @@ def _bench_loader(args: argparse.Namespace) -> int:
         json=args.json,
     )
     return bench_loader(options)
+
+
+def _bench_evaluation(args: argparse.Namespace) -> int:
+    from trainer.bench.evaluation import Options, bench_evaluation
+
+    return bench_evaluation(Options(args.beton, args.model, args.protocol, args.images, args.batch, args.repeats))
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from trainer.errors import RunError, UsageError
 from trainer.files import sync
 
 FORMAT: Final = 2
+CHECKPOINTS: Final = "checkpoints"
 STATE: Final = "state.pt"
 DESCRIPTION: Final = "checkpoint.json"
 PARTIAL: Final = ".partial-"
@@ -59,7 +60,7 @@ class Damaged(UsageError):
 
 
 def checkpoints_dir(run_dir: Path) -> Path:
-    return run_dir / "checkpoints"
+    return run_dir / CHECKPOINTS
 
 
 def name_of(step: int) -> str:

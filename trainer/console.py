@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.recipe import IMAGENET_SAMPLES
+
+TABLE_WIDTH: Final = 110
+"""Columns of a table where there is no terminal."""
+
+
+def table_console() -> Console:
+    """Where tables go: the terminal as wide as it is, or a pipe, as wide as COLUMNS says or as they need."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal or "COLUMNS" in os.environ else Console(width=TABLE_WIDTH, highlight=False)
 
 
 @dataclass

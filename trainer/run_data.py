@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trainer.data.colour import Preprocess
+from trainer.data.cut_loader import CutLoader
 from trainer.data.dataset import (
     check_same_classes,
     check_training_crops,
@@ -14,10 +15,10 @@ from trainer.data.dataset import (
     open_dataset,
     training_crops,
     training_order,
-    validation_crops,
 )
 from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Loader
+from trainer.evaluation.protocols import all_cuts, center
 from trainer.recipe import Recipe
 
 
@@ -35,9 +36,11 @@ class RunData:
         self.order = training_order(recipe, self.train)
         self.statistics, self.mean_image = colour_of(recipe, self.train)
         self.train_loader = self._training_loader(recipe, device)
-        self.val_loader = Loader(self.val.beton, validation_crops(recipe), device, threads=recipe.data.threads)
+        self.protocol = center(recipe.evaluation.resize)
+        """Of the validation while training."""
+        size, threads = recipe.data.size, recipe.data.threads
+        self.val_loader = CutLoader(self.val.beton, all_cuts([self.protocol]), size, device, threads=threads)
         self.preprocess = Preprocess(self.statistics, recipe.data.colour, self.mean_image).to(device)
-        self.preprocess_val = Preprocess(self.statistics, 0.0, self.mean_image).to(device)
 
     def _training_loader(self, recipe: Recipe, device: torch.device) -> Loader | FfcvLoader:
         red, green, blue = (round(value) for value in self.statistics.mean)

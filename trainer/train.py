@@ -14,10 +14,10 @@ import sys
 import time
 from copy import copy
 from dataclasses import asdict
-from functools import partial
 from statistics import fmean
 from typing import Any, Final, NoReturn
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -29,10 +29,10 @@ from trainer.batch_norm import combine_statistics, set_momentum
 from trainer.console import RunConsole, Status
 from trainer.data.dataset import read_ahead
 from trainer.data.loader import Batch
-from trainer.data.order import Ints, evaluation_batches
+from trainer.data.order import Ints
 from trainer.data.readahead import reading_ahead
 from trainer.errors import Interrupted, Preempted, RunError
-from trainer.evaluate import Result, evaluate
+from trainer.evaluation import Network, Result, Share, evaluate
 from trainer.gradients import ExactGradients
 from trainer.models import create_model, parameter_groups
 from trainer.nonfinite import StepGuard, is_finite
@@ -105,6 +105,8 @@ class Run:
         )
         # `model` is what a step calls (DDP, autocast); `module` the bare network, whose names checkpoints have.
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
+        size, data = recipe.data.size, self.data
+        self.network = Network(self.module, size, data.statistics, data.mean_image, accelerator.device)
         self.exact = ExactGradients(self.module) if recipe.trainer.deterministic else None
         self.guard = StepGuard(self.module, accelerator.scaler is None) if self._skips_nonfinite else None
         self.schedule = Schedule(recipe)
@@ -223,11 +225,19 @@ class Run:
         """
         self.status.activity = "validating"
         combine_statistics(self.module)
-        count, batch = len(self.data.val.beton), self.recipe.evaluation.batch
-        order = evaluation_batches(count, batch, self.rank, self.world_size)
-        ask = partial(self._ask_to_stop, batches_of_all=count // self.world_size // batch)
-        with reading_ahead(read_ahead(self.recipe, self.data.val), order) as requests:
-            result = evaluate(self.module, self.data.val_loader, requests, self.data.preprocess_val, after_batch=ask)
+        data, protocol, batch = self.data, self.data.protocol, self.recipe.evaluation.batch
+        smallest = np.arange(len(data.val.beton) // self.world_size)
+        requests_of_all = len(data.val_loader.requests(smallest, batch))
+        result = evaluate(
+            [self.network],
+            [protocol],
+            data.val_loader,
+            classes=len(data.train.classes),
+            batch=batch,
+            share=Share(self.rank, self.world_size),
+            read_ahead=read_ahead(self.recipe, data.val),
+            after_request=lambda requests, images: self._ask_to_stop(requests, requests_of_all),
+        )[protocol.name]
         self.validated = self.samples
         self.status.val_error = result.top1_error
         best = self.best is None or result.top1_error < self.best["top1_error"]
@@ -304,9 +314,9 @@ class Run:
         idle = self.accelerator.is_main_process and self.saver.is_idle
         return idle and 0 < 60 * minutes < time.monotonic() - self.saver.ended
 
-    def _ask_to_stop(self, batches: int, batches_of_all: int) -> None:
-        """After each batch of a validation. Some ranks have one batch more than others: of that nobody asks."""
-        if batches <= batches_of_all:
+    def _ask_to_stop(self, requests: int, requests_of_all: int) -> None:
+        """While a validation goes on. Some ranks have one request more than others: of that nobody asks."""
+        if requests <= requests_of_all:
             cause = self.agreement.highest(self.stop.cause)[0]
             if cause:
                 raise Stopped(cause)

@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.samples import jpeg, smooth_image, without_its_scan
+from tests.samples import in_order, jpeg, smooth_image, without_its_scan
 from trainer.data.beton import (
     ALLOCATION_DTYPE,
     FIELD_DTYPE,
@@ -42,7 +42,6 @@ from trainer.data.crops import CenterCrop, CropPolicy, RandomResizedCrop, ScaleC
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import Loader
 from trainer.data.manifest_rules import MAX_CLASSES
-from trainer.data.order import evaluation_batches
 from trainer.errors import RunError, UsageError
 
 MEMORY = 600 << 20
@@ -207,7 +206,7 @@ def load(beton, crops: CropPolicy) -> str:  # type: ignore[no-untyped-def]
     loader = Loader(beton, crops, torch.device("cpu"), threads=2)
     seen = 0
     try:
-        for batch in loader.load(evaluation_batches(min(len(beton), LOOKED_AT), 4, 0, 1)):
+        for batch in loader.load(in_order(min(len(beton), LOOKED_AT), 4)):
             assert tuple(batch.images.shape[1:]) == (8, 8, 3)
             assert batch.labels.tolist() == beton.labels[batch.ids].tolist()
             seen += len(batch.ids)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.samples import in_order
 from trainer.data.beton import Beton
 from trainer.data.crops import CropPolicy, PaddedCrop, ScaleCrop
 from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Batch
-from trainer.data.order import Request, TrainingOrder, evaluation_batches
+from trainer.data.order import Request, TrainingOrder
 from trainer.errors import RunError
 
 good, damaged, out = Beton(sys.argv[1]), Beton(sys.argv[2]), sys.argv[3]
@@ -66,12 +67,12 @@ for threads in (1, 2):
     keep(f"threads{threads}", loader.load(requests(0, 160)))
 keep("middle", loader.load(requests(64, 160)))
 keep("rank1of4", loader.load(requests(0, 160, 1, 4)))
-keep("evaluation", loader.load(evaluation_batches(len(good), 12, 0, 1)))
+keep("evaluation", loader.load(in_order(len(good), 12)))
 keep("padded", engine(crops=PaddedCrop(32, 4, seed=1), fill=(1, 2, 3)).load(requests(0, 160)))
 found["nothing"] = end_of(loader.load([]))
 found["order"] = end_of(loader.load(broken()))
-found["too_large"] = [len(batch.ids) for batch in loader.load(evaluation_batches(len(good), 40, 0, 1))]
-found["damaged"] = end_of(engine(damaged).load(evaluation_batches(len(damaged), 8, 0, 1)))
+found["too_large"] = [len(batch.ids) for batch in loader.load(in_order(len(good), 40))]
+found["damaged"] = end_of(engine(damaged).load(in_order(len(damaged), 8)))
 with contextlib.closing(loader.load(requests(0, 16_000_000))) as stream:
     next(stream)
 found["threads"] = [repr(thread) for thread in threading.enumerate() if type(thread).__name__ == "CheckedPass"]

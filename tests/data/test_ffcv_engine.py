@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.samples import PYTHON, REPOSITORY, jpeg, smooth_image, write_beton
+from tests.samples import PYTHON, REPOSITORY, in_order, jpeg, smooth_image, write_beton
 from trainer.data.beton import Beton
 from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, ScaleCrop
 from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Loader
-from trainer.data.order import Request, TrainingOrder, evaluation_batches
+from trainer.data.order import Request, TrainingOrder
 from trainer.errors import RunError, UsageError
 from trainer.jpeg import Pixels
 
@@ -106,7 +106,7 @@ class TestBatches:
 
     def test_may_be_smaller_than_the_first(self, beton: Beton, found: dict[str, Any]) -> None:
         assert found["evaluation_sizes"].tolist() == [12, 12, 12, 6]
-        check_same(beton, found, "evaluation", evaluation_batches(COUNT, 12, 0, 1))
+        check_same(beton, found, "evaluation", in_order(COUNT, 12))
 
     def test_of_another_load_may_be_larger(self, found: dict[str, Any]) -> None:
         assert found["too_large"].tolist() == [40, 2]
@@ -122,7 +122,7 @@ class TestFailures:
     ) -> None:
         ours = Loader(damaged, SCALE, CPU)
         with pytest.raises(RunError) as error:
-            list(ours.load(evaluation_batches(COUNT, 8, 0, 1)))
+            list(ours.load(in_order(COUNT, 8)))
         assert found["damaged"] == f"{DAMAGED // 8} RunError: {error.value}"
 
     def test_an_error_in_the_order_reaches_the_consumer(self, found: dict[str, Any]) -> None:

@@ -16,11 +16,11 @@ import PIL.Image
 import pytest
 import torch
 
-from tests.samples import jpeg, smooth_image, without_its_scan, write_beton
+from tests.samples import in_order, jpeg, smooth_image, without_its_scan, write_beton
 from trainer.data.beton import Beton
 from trainer.data.crops import CenterCrop, PaddedCrop, ScaleCrop
 from trainer.data.loader import Batch, Loader
-from trainer.data.order import Request, TrainingOrder, evaluation_batches
+from trainer.data.order import Request, TrainingOrder
 from trainer.errors import RunError
 from trainer.jpeg import decode
 
@@ -72,7 +72,7 @@ def test_labels_and_ids_belong_to_the_images(photos: Path) -> None:
 
 def test_the_last_evaluation_batch_may_be_smaller(photos: Path) -> None:
     loader = Loader(Beton(photos), CenterCrop(32, 36), CPU)
-    sizes = [len(batch.labels) for batch in loader.load(evaluation_batches(40, 16, rank=0, world_size=1))]
+    sizes = [len(batch.labels) for batch in loader.load(in_order(40, 16))]
     assert sizes == [16, 16, 8]
     assert list(loader.load([])) == []
 
@@ -80,7 +80,7 @@ def test_the_last_evaluation_batch_may_be_smaller(photos: Path) -> None:
 def test_raw_and_jpeg_records_of_one_picture_give_one_crop(tmp_path: Path) -> None:
     picture = jpeg(smooth_image(64, 48, 0))
     beton = Beton(write_beton(tmp_path / "both.beton", [picture, decode(picture)], [0, 0]))
-    batch = next(iter(Loader(beton, CenterCrop(32, 40), CPU).load(evaluation_batches(2, 2, 0, 1))))
+    batch = next(iter(Loader(beton, CenterCrop(32, 40), CPU).load(in_order(2, 2))))
     assert (batch.images[0].int() - batch.images[1].int()).abs().float().mean() < 1
 
 
@@ -106,7 +106,7 @@ def test_a_record_that_does_not_decode_ends_the_stream_with_its_name(tmp_path: P
     beton = Beton(write_beton(tmp_path / "bad.beton", [good, good[: len(good) // 2], good], [0, 1, 2]))
     loader = Loader(beton, CenterCrop(32, 40), CPU)
     with pytest.raises(RunError, match=r"bad\.beton: sample 1 \(label 1, .*damaged JPEG"):
-        list(loader.load(evaluation_batches(3, 1, 0, 1)))
+        list(loader.load(in_order(3, 1)))
 
 
 def test_an_error_in_the_order_reaches_the_consumer(photos: Path) -> None:
@@ -186,7 +186,7 @@ class TestSkipping:
         beton = Beton(write_beton(tmp_path / "all.beton", [bad] * 6, [0] * 6))
         loader = Loader(beton, CenterCrop(32, 40), CPU, replacement_seed=0)
         with pytest.raises(RunError, match=r"sample \d .*\(the last of 3 replacements for sample \d\): damaged JPEG"):
-            list(loader.load(evaluation_batches(6, 3, 0, 1)))
+            list(loader.load(in_order(6, 3)))
 
 
 def test_a_batch_larger_than_the_first_is_refused(photos: Path) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from rich.console import Console
@@ -26,12 +25,10 @@ from trainer.bench.resources import describe_machine
 from trainer.bench.results import Result, find, other_work, to_json
 from trainer.bench.table import print_table
 from trainer.bench.work import CROPS, CropKind, Work
+from trainer.console import table_console
 from trainer.data.beton import MODE_JPEG, Beton
 from trainer.errors import RunError, UsageError, did_you_mean
 from trainer.files import write_atomically
-
-WIDTH: Final = 100
-"""Columns of the table where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,7 @@ def bench_loader(options: Options) -> int:
     work = Work(options.beton, options.crop, options.size, options.batch, batches)
     machine = describe_machine()
     results = measure(options, work, Console(stderr=True, highlight=False))
-    terminal = Console()
-    console = terminal if terminal.is_terminal else Console(width=int(os.environ.get("COLUMNS", WIDTH)))
+    console = table_console()
     print_table(results, work, machine, options.repeats, console)
     if options.json is not None:
         content = json.dumps(to_json(results, work, machine), indent=1) + "\n"

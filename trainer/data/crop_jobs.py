@@ -27,8 +27,8 @@ def crop_jobs(
     widths: Ints,
     heights: Ints,
     crops: Crops,
-    images: Pixels,
-    places: Ints,
+    outputs: Ints,
+    shape: tuple[Ints | int, Ints | int],
     fill: int,
 ) -> npt.NDArray[np.void]:
     """What `trainer.jpeg.Pool` is to do: `CROP_DTYPE` [b]. The memory of all addresses has to outlive the work.
@@ -36,17 +36,16 @@ def crop_jobs(
     Args:
         addresses, sizes: int64 [b], where the bytes of each record are.
         modes, widths, heights: [b], of each record.
-        images: uint8 [n, side, side, 3], contiguous, to write to ...
-        places: ... at these indices, int64 [b].
+        outputs: int64 [b], where to write each crop, uint8 [height, width, 3] ...
+        shape: ... of this height and width: of all, or int64 [b] each.
         fill: see `padding`.
     """
-    side = images.shape[1]
-    jobs = np.zeros(len(places), CROP_DTYPE)
+    jobs = np.zeros(len(outputs), CROP_DTYPE)
     jobs["data"], jobs["size"] = addresses, sizes
-    jobs["out"] = images.ctypes.data + places * images.strides[0]
+    jobs["out"] = outputs
     jobs["box"], jobs["flip"] = crops.boxes, crops.flips
     jobs["width"], jobs["height"] = widths, heights
-    jobs["out_width"] = jobs["out_height"] = side
+    jobs["out_height"], jobs["out_width"] = shape
     jobs["fill"] = fill
     jobs["kind"] = np.where(modes == MODE_JPEG, KIND_JPEG, KIND_RGB)
     return jobs

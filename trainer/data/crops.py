@@ -27,6 +27,8 @@ RESIZED_CROP_ATTEMPTS: Final = 10
 """Boxes that `RandomResizedCrop` draws for an image, of which it takes the first that fits."""
 
 Ints = npt.NDArray[np.int64]
+Boxes = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float64] | Ints
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,35 @@ class CenterCrop:
     resize: int
 
     def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
-        shorter = np.minimum(widths, heights).astype(np.int64)
-        resized_width = widths.astype(np.int64) * self.resize // shorter
-        resized_height = heights.astype(np.int64) * self.resize // shorter
-        left, right = self._extent(resized_width, widths)
-        top, bottom = self._extent(resized_height, heights)
-        return Crops(np.stack([left, top, right, bottom], axis=1), np.zeros(len(ids), np.bool_))
+        resized = resized_sides(self.resize, widths, heights)
+        left, top = (middle_of(side - self.size) for side in resized)
+        boxes = stored_boxes(left, top, self.size, resized, (widths, heights))
+        return Crops(boxes, np.zeros(len(ids), np.bool_))
 
-    def _extent(self, resized: Ints, stored: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        start = np.rint((resized - self.size) / 2.0)
-        scale = stored / resized
-        return start * scale, np.minimum((start + self.size) * scale, stored)
+
+def resized_sides(resize: int, widths: Ints, heights: Ints) -> tuple[Ints, Ints]:
+    """Widths and heights once the shorter side is `resize` pixels, rounded as torchvision's Resize does."""
+    shorter = np.minimum(widths, heights).astype(np.int64)
+    return widths.astype(np.int64) * resize // shorter, heights.astype(np.int64) * resize // shorter
+
+
+def middle_of(margin: Ints) -> npt.NDArray[np.float64]:
+    """Where a centre crop begins, rounded as torchvision's CenterCrop does."""
+    return np.rint(margin / 2.0)
+
+
+def stored_boxes(
+    left: Numbers, top: Numbers, size: int, resized: tuple[Ints, Ints], stored: tuple[Ints, Ints]
+) -> Boxes:
+    """Boxes of side `size` in resized images, in pixels of the stored ones: float64 [b, 4].
+
+    Args:
+        left, top: where they begin, [b].
+        resized, stored: widths and heights, int64 [b] each.
+    """
+    across, down = stored[0] / resized[0], stored[1] / resized[1]
+    right, bottom = np.minimum((left + size) * across, stored[0]), np.minimum((top + size) * down, stored[1])
+    return np.stack([left * across, top * down, right, bottom], axis=1)
 
 
 def draw_flips(seed: int, epochs: Ints, ids: Ints, flip: bool) -> npt.NDArray[np.bool_]:

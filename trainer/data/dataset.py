@@ -13,7 +13,7 @@ from xxhash import xxh3_128_hexdigest
 
 from trainer.data.beton import Beton
 from trainer.data.colour import ColourStatistics, colour_statistics, mean_image_for
-from trainer.data.crops import CenterCrop, CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
+from trainer.data.crops import CropPolicy, PaddedCrop, RandomResizedCrop, ScaleCrop
 from trainer.data.manifest import Manifest, digest_of, load_manifest, manifest_path, mean_image_path, page_region
 from trainer.data.manifest_rules import MAX_CLASSES
 from trainer.data.order import Chunks, TrainingOrder
@@ -225,11 +225,6 @@ def _sorted_by_class(beton: Beton) -> bool:
     labels = beton.labels[np.argsort(beton.offsets)]
     by_chance = float(np.square(np.bincount(labels) / len(labels)).sum())
     return len(labels) > 1 and float((labels[1:] == labels[:-1]).mean()) > (1.0 + by_chance) / 2
-
-
-def validation_crops(recipe: Recipe) -> CenterCrop:
-    """The view of the validation while training."""
-    return CenterCrop(recipe.data.size, recipe.evaluation.resize)
 
 
 def colour_of(recipe: Recipe, data: Dataset) -> tuple[ColourStatistics, torch.Tensor | None]:

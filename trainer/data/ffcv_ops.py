@@ -140,8 +140,9 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV takes de
         widths, heights = records["width"].astype(np.int64), records["height"].astype(np.int64)
         crops = self.policy(np.broadcast_to(np.asarray(self.epochs), ids.shape), ids, widths, heights)
         batch = bytes_at(images, len(ids) * side * side * 3).reshape(len(ids), side, side, 3)
-        places = np.arange(len(ids))
-        jobs = crop_jobs(addresses, sizes, records["mode"], widths, heights, crops, batch, places, self._fill_colour)
+        outputs = images + np.arange(len(ids)) * batch.strides[0]
+        where = addresses, sizes, records["mode"], widths, heights
+        jobs = crop_jobs(*where, crops, outputs, (side, side), self._fill_colour)
         if self._pool.decode(jobs):
             failed = np.flatnonzero(jobs["status"])
             batch[failed] = 0  # no pixels of an earlier image

@@ -7,25 +7,22 @@ Python does its part by the batch: NumPy draws the crops, and one call, without 
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
 import os
-import queue
-import threading
-import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from trainer.cgroup import cpu_quota
+from trainer.data.ahead import Ahead
 from trainer.data.beton import Beton
 from trainer.data.crop_jobs import crop_jobs, explain_job, padding
 from trainer.data.crops import CropPolicy, draw_colour
 from trainer.data.order import MAX_REPLACEMENTS, Ints, Request, draw_replacements
-from trainer.data.transfer import ThreadDied, Transfer, next_from
+from trainer.data.transfer import Transfer
 from trainer.errors import RunError
 from trainer.jpeg import Pool
 
@@ -63,12 +60,8 @@ class _Slot:
 class _Made:
     """A batch in host memory."""
 
-    slot: _Slot
     ids: Ints
     skipped: Ints
-
-
-_Item: TypeAlias = _Made | BaseException | None
 
 
 class Loader:
@@ -112,60 +105,19 @@ class Loader:
         Raises:
             RunError: a sample does not decode, and there is no replacement for it; the message names it.
         """
-        ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
-        left = threading.Event()
-        work = (requests, ready, free, left)
-        producer = threading.Thread(target=self._produce, args=work, name="loader", daemon=True)
-        producer.start()
-        try:
-            while True:
-                began = time.perf_counter()
-                item = next_from(ready, producer)
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                yield self._on_device(item, time.perf_counter() - began)
-                free.put(item.slot)
-        except ThreadDied as error:
-            raise RunError(f"{self.beton.path}: the loader's thread died") from error
-        finally:
-            left.set()
-            free.put(None)
-            producer.join()
+        ahead = Ahead(self._slots_for, self._make, self.transfer, self.threads, str(self.beton.path))
+        with contextlib.closing(ahead.run(requests)) as batches:
+            for slot, made, wait in batches:
+                yield self._on_device(slot, made, wait)
 
-    def _on_device(self, made: _Made, wait: float) -> Batch:
-        slot, count = made.slot, len(made.ids)
+    def _on_device(self, slot: _Slot, made: _Made, wait: float) -> Batch:
+        count = len(made.ids)
         tensors, slot.copied = self.transfer([slot.images[:count], slot.labels[:count], slot.colour[:count]])
         images, labels, colour = tensors
         return Batch(images, labels, colour, made.ids, made.skipped, wait)
 
-    def _produce(
-        self,
-        requests: Iterable[Request],
-        ready: queue.SimpleQueue[_Item],
-        free: queue.SimpleQueue[_Slot | None],
-        left: threading.Event,
-    ) -> None:
-        try:
-            self.transfer.enter_thread()
-            with Pool(self.threads) as pool:
-                pending = iter(requests)
-                first = next(pending, None)
-                if first is not None:
-                    for slot in self._slots_for(len(first.ids)):
-                        free.put(slot)
-                    for request in itertools.chain([first], pending):
-                        free_slot = free.get()
-                        if free_slot is None or left.is_set():
-                            return
-                        ready.put(self._make(free_slot, request, pool))
-            ready.put(None)
-        except BaseException as error:
-            ready.put(error)
-
-    def _slots_for(self, batch: int) -> list[_Slot]:
+    def _slots_for(self, first: Request) -> list[_Slot]:
+        batch = len(first.ids)
         if not self._slots or len(self._slots[0].labels) < batch:
             pinned = self.device.type == "cuda"
             self._slots = [_Slot(batch, self.crops.size, pinned) for _ in range(self.prefetch + 1)]
@@ -178,7 +130,7 @@ class Loader:
         slot.labels[: len(ids)] = torch.from_numpy(self.beton.labels[ids])
         if self.colour_seed is not None:
             slot.colour[: len(ids)] = torch.from_numpy(draw_colour(self.colour_seed, request.epochs, ids))
-        return _Made(slot, ids, skipped)
+        return _Made(ids, skipped)
 
     def _decode(self, slot: _Slot, request: Request, pool: Pool) -> tuple[Ints, Ints]:
         """Make the images; returns which samples they are of (int64 [b]), and which were skipped (int64 [k])."""
@@ -192,7 +144,8 @@ class Loader:
             widths, heights = beton.widths[chosen].astype(np.int64), beton.heights[chosen].astype(np.int64)
             crops = self.crops(request.epochs[places], chosen, widths, heights)
             records = beton.address + beton.offsets[chosen], beton.sizes[chosen], beton.modes[chosen], widths, heights
-            jobs = crop_jobs(*records, crops, images, places, self._fill_colour)
+            outputs = images.ctypes.data + places * images.strides[0]
+            jobs = crop_jobs(*records, crops, outputs, images.shape[1:3], self._fill_colour)
             if not pool.decode(jobs):
                 return ids, np.concatenate(skipped)
             failed = np.flatnonzero(jobs["status"])

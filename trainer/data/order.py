@@ -136,12 +136,9 @@ def draw_replacements(num_samples: int, seed: int, epochs: Ints, ids: Ints, atte
     return integers(counter_uint64(seed, STREAM_REPLACEMENT, epochs, ids, attempt), num_samples)
 
 
-def evaluation_batches(num_samples: int, batch: int, rank: int, world_size: int) -> Iterator[Request]:
-    """This rank's part of a data set, each sample exactly once over all ranks (trap T16), in batches of up to `batch`.
+def evaluation_ids(num_samples: int, rank: int, world_size: int) -> Ints:
+    """This rank's part of a data set: each sample exactly once over all ranks (trap T16).
 
-    Ranks' parts differ by one sample at most; a rank may get none.
+    Parts are contiguous and differ by one sample at most; a rank may get none.
     """
-    start, stop = rank * num_samples // world_size, (rank + 1) * num_samples // world_size
-    for first in range(start, stop, batch):
-        ids = np.arange(first, min(first + batch, stop), dtype=np.int64)
-        yield Request(np.zeros_like(ids), ids)
+    return np.arange(rank * num_samples // world_size, (rank + 1) * num_samples // world_size, dtype=np.int64)

@@ -1,0 +1,277 @@
+"""`trainer evaluate`: checkpoints, alone or as an ensemble, on a beton."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from trainer.console import duration, table_console
+from trainer.data.cut_loader import CutLoader
+from trainer.data.dataset import Dataset, check_same_classes, open_dataset, read_ahead
+from trainer.errors import RunError, UsageError, did_you_mean
+from trainer.evaluation.evaluate import Predictions, Result, Share, evaluate
+from trainer.evaluation.network import SCORES, Network, Score
+from trainer.evaluation.predictions import write_predictions
+from trainer.evaluation.protocols import POOLS, Pool, Protocol, all_cuts, choose
+from trainer.report.paper import published
+from trainer.trained import Trained, load_trained
+
+EVALUATIONS: Final = "evaluations.jsonl"
+"""In the run folder: one object a protocol that one of its checkpoints was evaluated by."""
+
+TRUTHS: Final = ("true", "false")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    protocol: str = "center"
+    resize: int | None = None
+    """Shorter side in pixels for the centre and the ten crops; None: that of the recipe's validation."""
+    scales: tuple[int, ...] | None = None
+    score: Score = "softmax"
+    pool: Pool | None = None
+    flip: bool | None = None
+    ema: bool = False
+    batch: int = 256
+    predictions: Path | None = None
+
+
+def parse_options(args: argparse.Namespace) -> Options:
+    """The options of the command line.
+
+    Raises:
+        UsageError: a value is none that there is; with the nearest one.
+    """
+    return Options(
+        protocol=args.protocol,
+        resize=args.resize,
+        scales=_parse_scales(args.scales),
+        score=cast(Score, _parse_choice("--score", args.score, SCORES)),
+        pool=None if args.pool is None else cast(Pool, _parse_choice("--pool", args.pool, POOLS)),
+        flip=None if args.flip is None else _parse_choice("--flip", args.flip, TRUTHS) == "true",
+        ema=_parse_choice("--ema", args.ema, TRUTHS) == "true",
+        batch=args.batch,
+        predictions=args.predictions,
+    )
+
+
+def _parse_scales(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    for item in text.split(","):
+        if not item.strip().isdecimal() or int(item) == 0:
+            raise UsageError(f"--scales: '{item}' is no number of pixels; write e.g. 224,256,384,480,640")
+    return tuple(int(item) for item in text.split(","))
+
+
+def _parse_choice(option: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise UsageError(f"{option}: '{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
+    return value
+
+
+def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options = Options()) -> dict[str, Result]:
+    """Evaluate the networks of checkpoints on a beton, and print the results from the main process.
+
+    Several are an ensemble: their scores are averaged. One that lies in a run folder leaves its results there.
+
+    Args:
+        paths: of each a run folder, a checkpoint's folder or its state file.
+
+    Returns:
+        Results by the protocols' names.
+
+    Raises:
+        UsageError: checkpoints or data cannot be read, or do not go together.
+    """
+    if options.batch < 1:
+        raise UsageError(f"--batch is {options.batch}, expected a positive number of images")
+    if options.predictions is not None and not os.access(options.predictions.parent, os.W_OK):
+        raise UsageError(f"--predictions {options.predictions}: cannot write into {options.predictions.parent}")
+    trained = [load_trained(path, ema=options.ema) for path in paths]
+    data = open_dataset(data_path)
+    _check_together(trained, data)
+    first = trained[0]
+    size, resize = first.recipe.data.size, options.resize or first.recipe.evaluation.resize
+    protocols = choose(
+        options.protocol, size=size, resize=resize, scales=options.scales, pool=options.pool, flip=options.flip
+    )
+    torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
+    accelerator = Accelerator(mixed_precision="no")
+    networks = [_on_device(one, accelerator.device) for one in trained]
+    loader = CutLoader(data.beton, all_cuts(protocols), size, accelerator.device, threads=first.recipe.data.threads)
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    kept = Predictions() if options.predictions is not None else None
+    main = accelerator.is_main_process
+    with _Progress(len(share.ids(len(data.beton))), shown=main) as progress:
+        results = evaluate(
+            networks,
+            protocols,
+            loader,
+            classes=len(first.classes),
+            batch=options.batch,
+            share=share,
+            score=options.score,
+            read_ahead=read_ahead(first.recipe, data),
+            predictions=kept,
+            after_request=progress.show,
+        )
+    if kept is not None and options.predictions is not None:
+        write_predictions(options.predictions, kept, protocols, data, first.classes, accelerator)
+    if main:
+        _print(trained, data_path, protocols, results, options)
+        if len(trained) == 1:
+            _keep(first, data, protocols, results, options)
+    accelerator.end_training()
+    return results
+
+
+def _check_together(trained: Sequence[Trained], data: Dataset) -> None:
+    first = trained[0]
+    for one in trained:
+        if one.classes != first.classes:
+            raise UsageError(f"{one.file}: its classes are not those of {first.file}; an ensemble needs the same ones")
+        if one.recipe.data.size != first.recipe.data.size:
+            raise UsageError(
+                f"{one.file}: was trained on crops of {one.recipe.data.size} pixels, {first.file} on "
+                f"{first.recipe.data.size}; an ensemble needs the same size"
+            )
+        check_same_classes(data, one.classes, str(one.file))
+
+
+def _on_device(trained: Trained, device: torch.device) -> Network:
+    model = trained.model.to(device).to(memory_format=torch.channels_last)
+    return Network(model, trained.recipe.data.size, trained.statistics, trained.mean_image, device)
+
+
+class _Progress:
+    """A bar on a terminal, of the main process."""
+
+    def __init__(self, images: int, *, shown: bool) -> None:
+        console = Console(stderr=True)
+        columns = TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}")
+        self._bar = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=images)
+
+    def show(self, requests: int, images: int) -> None:
+        self._bar.update(self._task, completed=images)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _print(
+    trained: Sequence[Trained],
+    data_path: str,
+    protocols: Sequence[Protocol],
+    results: dict[str, Result],
+    options: Options,
+) -> None:
+    first = trained[0]
+    table = Table()
+    table.add_column("protocol")
+    for name in ("top-1 error", "95 %", "top-5 error", "95 %", "the paper's", "loss"):
+        table.add_column(name, justify="right")
+    for protocol in protocols:
+        result = results[protocol.name]
+        table.add_row(
+            _describe(protocol, first.recipe.data.size),
+            f"[bold]{result.top1_error:.2%}[/]",
+            _interval(result.top1_interval),
+            f"{result.top5_error:.2%}",
+            _interval(result.top5_interval),
+            _papers(first, protocol) if len(trained) == 1 else "–",
+            f"{result.loss:.4f}",
+        )
+    result = results[protocols[0].name]
+    console = table_console()
+    names = first.title if len(trained) == 1 else f"ensemble of {', '.join(one.title for one in trained)}"
+    console.print(
+        f"{names}, on {data_path}: {options.score} averaged, fp32", style="bold", markup=False, soft_wrap=True
+    )
+    console.print(table)
+    rate = result.images / result.seconds
+    console.print(f"{result.images:,} images in {duration(result.seconds)}, {rate:,.1f} images/s", highlight=False)
+
+
+def _describe(protocol: Protocol, size: int) -> str:
+    scales = ", ".join(map(str, protocol.scales))
+    if protocol.pool is not None:
+        flips = ", mirrored too" if protocol.flip else ""
+        return f"multi-scale, fully convolutional\n(pool {protocol.pool}) of {scales}{flips}"
+    crops = {"center": "centre crop", "ten-crop": "10-crop", "multi-scale": "multi-scale 10-crop"}[protocol.name]
+    flips = "" if protocol.flip == (protocol.name != "center") else ", mirrored too" if protocol.flip else ", no flips"
+    return f"{crops} {size}\nof {scales}{flips}"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2%}\nto {interval[1]:.2%}"
+
+
+def _papers(trained: Trained, protocol: Protocol) -> str:
+    found = published(trained.recipe.model.name, trained.recipe.model.shortcut, protocol.name)
+    if found is None:
+        return "–"
+    return f"{found.top1:.2f}" + ("" if found.top5 is None else f" / {found.top5:.2f}")
+
+
+def _keep(
+    trained: Trained, data: Dataset, protocols: Sequence[Protocol], results: dict[str, Result], options: Options
+) -> None:
+    if trained.run_dir is None:
+        return
+    path = trained.run_dir / EVALUATIONS
+    lines = [_line(trained, data, protocol, results[protocol.name], options) for protocol in protocols]
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+    except OSError as error:
+        raise RunError(f"{path}: cannot write it: {error.strerror}; the results are above") from error
+
+
+def _line(trained: Trained, data: Dataset, protocol: Protocol, result: Result, options: Options) -> dict[str, Any]:
+    return {
+        "protocol": protocol.name,
+        "scales": protocol.scales,
+        "score": options.score,
+        "pool": protocol.pool,
+        "flip": protocol.flip,
+        "ema": trained.ema,
+        "top1_error": result.top1_error,
+        "top5_error": result.top5_error,
+        "top1_interval": result.top1_interval,
+        "top5_interval": result.top5_interval,
+        "images": result.images,
+        "loss": result.loss,
+        "seconds": round(result.seconds, 3),
+        "step": trained.step,
+        "samples": trained.samples,
+        "checkpoint": trained.file.parent.name,
+        "data": str(data.beton.path),
+        "data_digest": data.digest,
+        "time": round(time.time(), 3),
+    }

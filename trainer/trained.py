@@ -1,0 +1,83 @@
+"""A checkpoint's network, ready to be used: the one way in for all that looks at what training left."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import checkpoint
+from trainer.data.colour import ColourStatistics
+from trainer.errors import UsageError
+from trainer.models import create_model
+from trainer.models.resnet import StagedNetwork
+from trainer.recipe import Recipe, recipe_from_dict
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds of a network."""
+
+    file: Path
+    """The state file; no link."""
+    recipe: Recipe
+    model: StagedNetwork
+    """On the CPU."""
+    classes: list[str]
+    statistics: ColourStatistics
+    mean_image: torch.Tensor | None
+    """float32 [size, size, 3]."""
+    step: int
+    samples: int
+    ema: bool
+    """Whether the weights are the moving average."""
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run folder that the checkpoint lies in, if it does."""
+        folder = self.file.parents[2] if len(self.file.parents) > 2 else None
+        inside = folder is not None and self.file.parents[1].name == checkpoint.CHECKPOINTS
+        return folder if inside and folder is not None and (folder / "recipe.yaml").exists() else None
+
+    @property
+    def title(self) -> str:
+        """Network and position, for people."""
+        return f"{self.recipe.model.name}, step {self.step:,}{' (moving average)' if self.ema else ''}"
+
+
+def load_trained(path: str | Path, *, ema: bool = False) -> Trained:
+    """The network of a checkpoint.
+
+    Args:
+        path: a run folder, a checkpoint's folder or its state file.
+        ema: the moving average of its weights.
+
+    Raises:
+        UsageError: it cannot be read, or has no moving average.
+    """
+    file = checkpoint.find(path)
+    state = checkpoint.load(file)
+    recipe = recipe_from_dict(state["recipe"], str(file))
+    model = create_model(num_classes=len(state["classes"]), **asdict(recipe.model))
+    model.load_state_dict(_weights(state, file, ema))
+    return Trained(
+        file.resolve(),
+        recipe,
+        model,
+        state["classes"],
+        ColourStatistics(**state["colour"]),
+        state["mean_image"],
+        state["step"],
+        state["samples"],
+        ema,
+    )
+
+
+def _weights(state: dict[str, Any], file: Path, ema: bool) -> dict[str, torch.Tensor]:
+    if not ema:
+        return dict(state["model"])
+    if state.get("ema") is None:
+        raise UsageError(f"{file}: it has no moving average of the weights: its recipe has optimizer.ema=0")
+    return dict(state["ema"]["model"])
