@@ -10,8 +10,8 @@ import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from trainer.errors import UsageError, did_you_mean
-from trainer.models.cifar import CifarResNet
-from trainer.models.resnet import BLOCKS_PER_STAGE, STEM_POOLS, STRIDES_IN, ResNet, StagedNetwork, check_choice
+from trainer.models.cifar import DEPTHS, CifarResNet
+from trainer.models.resnet import BLOCKS_PER_STAGE, STEM_POOLS, ResNet, StagedNetwork, check_choice
 
 __all__ = ["MODEL_NAMES", "TIMM_PREFIX", "create_model"]
 
@@ -21,8 +21,8 @@ TIMM_PREFIX = "he_"
 _NETWORKS: dict[str, Callable[..., StagedNetwork]] = {
     **{f"resnet{n}": partial(ResNet, n) for n in BLOCKS_PER_STAGE},
     **{f"plain{n}": partial(ResNet, n, residual=False) for n in (18, 34)},
-    **{f"cifar_resnet{n}": partial(CifarResNet, n) for n in (20, 32, 44, 56, 110, 1202)},
-    **{f"cifar_plain{n}": partial(CifarResNet, n, residual=False) for n in (20, 32, 44, 56, 110)},
+    **{f"cifar_resnet{n}": partial(CifarResNet, n) for n in DEPTHS},
+    **{f"cifar_plain{n}": partial(CifarResNet, n, residual=False) for n in DEPTHS[:-1]},
 }
 
 MODEL_NAMES = tuple(_NETWORKS)
@@ -85,6 +85,11 @@ def create_model(
     stride_in: str = "1x1",
     stem_pool: str = "torchvision",
     init: str = "fan_out",
+    block: str | None = None,
+    kernel: int = 3,
+    skip: int = 2,
+    dropout: float = 0.0,
+    dropout_at: str = "classifier",
 ) -> StagedNetwork:
     """Build and initialise the network `name` (one of `MODEL_NAMES`) with a recipe's options, on the default device.
 
@@ -97,19 +102,29 @@ def create_model(
             bottlenecks are the same either way.
         stem_pool: "torchvision" or "caffe" (see `ResNet`).
         init: fan of He's normal initialisation, "fan_out" or "fan_in".
+        block: "basic" or "bottleneck" (CIFAR networks only), or None for the paper's.
+        kernel: side of the basic blocks' convolutions: 1, 3 or 5 (CIFAR networks only).
+        skip: layers that the shortcut of a basic block spans: 1, 2 or 3 (residual CIFAR networks only).
+        dropout: probability of dropout; the paper uses none.
+        dropout_at: "classifier", or, in networks of bottlenecks, "before_3x3" or "after_3x3".
 
     Raises:
         UsageError: an unknown name or value, or an option that the network cannot have: any shortcut in a plain
-            network, shortcut C or the Caffe stem in a CIFAR network.
+            network, shortcut C or the Caffe stem in a CIFAR network, other blocks in an ImageNet network, dropout in
+            bottlenecks where there are none, a depth that is no multiple of the block's.
     """
     if name not in _NETWORKS:
         raise UsageError(f"model: '{name}' is not a network of this project{did_you_mean(name, MODEL_NAMES)}")
-    check_choice("stride_in", stride_in, STRIDES_IN)
     check_choice("stem_pool", stem_pool, STEM_POOLS)
-    options: dict[str, Any] = {"shortcut": shortcut, "init": init, "num_classes": num_classes}
-    if not _is_cifar(name):
-        options |= {"stride_in": stride_in, "stem_pool": stem_pool}
-    elif stem_pool != "torchvision":
-        raise UsageError(f"stem_pool: '{stem_pool}' is given for {name}, whose stem has no pooling; leave it out")
+    options: dict[str, Any] = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in, "init": init}
+    options |= {"dropout": dropout, "dropout_at": dropout_at}
+    if _is_cifar(name):
+        if stem_pool != "torchvision":
+            raise UsageError(f"stem_pool: '{stem_pool}' is given for {name}, whose stem has no pooling; leave it out")
+        options |= {"block": block, "kernel": kernel, "skip": skip}
+    elif (block, kernel, skip) != (None, 3, 2):
+        raise UsageError(f"block, kernel, skip: {name} has the paper's, only CIFAR networks others; leave them out")
+    else:
+        options["stem_pool"] = stem_pool
     # Through timm, because it remembers the options: what it saves of the model can then be built again.
     return cast(StagedNetwork, timm.create_model(TIMM_PREFIX + name, **options))

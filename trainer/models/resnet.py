@@ -6,7 +6,8 @@ here and ours there. Where a bottleneck strides is not visible in a checkpoint (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ SHORTCUTS = ("A", "B", "C")
 STRIDES_IN = ("1x1", "3x3")
 STEM_POOLS = ("torchvision", "caffe")
 INITS = ("fan_out", "fan_in")
+DROPOUT_PLACES = ("before_3x3", "after_3x3", "classifier")
 
 # Blocks in each of the four stages, by the number of weighted layers (Table 1).
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -30,6 +32,10 @@ def check_choice(option: str, value: str, known: Sequence[str]) -> None:
     """Raise `UsageError` naming the nearest of `known` unless `value` is one of them."""
     if value not in known:
         raise UsageError(f"{option}: '{value}' is not a value of this option{did_you_mean(value, known)}")
+
+
+def _dropout(probability: float) -> nn.Module:
+    return nn.Dropout(probability) if probability > 0 else nn.Identity()
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -62,26 +68,36 @@ def _shortcut(option: str, in_channels: int, out_channels: int, stride: int) -> 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (Figure 5, left). `downsample` is None in a plain network, nn.Identity where x is added."""
+    """`skip` convolutions, spanned by a shortcut: two of 3x3 in the paper (Figure 5, left).
+
+    `downsample` is None in a plain network, nn.Identity where x is added.
+    """
 
     expansion: ClassVar[int] = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, shortcut: str | None) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, shortcut: str | None, *, kernel: int = 3, skip: int = 2
+    ) -> None:
         super().__init__()
-        self.conv1 = _convolution(in_channels, width, 3, stride)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.skip = skip
+        for layer in range(1, skip + 1):
+            source, step = (in_channels, stride) if layer == 1 else (width, 1)
+            self.add_module(f"conv{layer}", _convolution(source, width, kernel, step))
+            self.add_module(f"bn{layer}", nn.BatchNorm2d(width))
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _convolution(width, width, 3)
-        self.bn2 = nn.BatchNorm2d(width)
         self.downsample = None if shortcut is None else _shortcut(shortcut, in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, ceil(H / stride), ceil(W / stride))."""
-        out: Tensor = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = self._layer(1, x)
+        for layer in range(2, self.skip + 1):
+            out = self._layer(layer, self.relu(out))
         if self.downsample is not None:
             out += self.downsample(x)
         return self.relu(out)
+
+    def _layer(self, number: int, x: Tensor) -> Tensor:
+        return getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
 
 
 class Bottleneck(nn.Module):
@@ -89,12 +105,23 @@ class Bottleneck(nn.Module):
 
     `BottleneckV15` strides in the 3x3, as torchvision, timm and fb.resnet.torch do. The two have the same parameters:
     weights of one load into the other without a word and give wrong results.
+
+    `dropout` zeroes activations that enter the 3x3 ("before_3x3") or leave it, normalised and rectified ("after_3x3").
     """
 
     expansion: ClassVar[int] = 4
     stride_in_3x3: ClassVar[bool] = False
 
-    def __init__(self, in_channels: int, width: int, stride: int, shortcut: str | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        shortcut: str | None,
+        *,
+        dropout: float = 0.0,
+        dropout_at: str = "classifier",
+    ) -> None:
         super().__init__()
         out_channels = width * self.expansion
         first, second = (1, stride) if self.stride_in_3x3 else (stride, 1)
@@ -105,12 +132,14 @@ class Bottleneck(nn.Module):
         self.conv3 = _convolution(width, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
+        self.dropout_before = _dropout(dropout if dropout_at == "before_3x3" else 0.0)
+        self.dropout_after = _dropout(dropout if dropout_at == "after_3x3" else 0.0)
         self.downsample = None if shortcut is None else _shortcut(shortcut, in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, 4 * width, ceil(H / stride), ceil(W / stride))."""
-        out: Tensor = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out: Tensor = self.dropout_before(self.relu(self.bn1(self.conv1(x))))
+        out = self.dropout_after(self.relu(self.bn2(self.conv2(out))))
         out = self.bn3(self.conv3(out))
         if self.downsample is not None:
             out += self.downsample(x)
@@ -123,7 +152,27 @@ class BottleneckV15(Bottleneck):
     stride_in_3x3 = True
 
 
-Block = type[BasicBlock] | type[Bottleneck]
+BlockFactory = Callable[[int, int, int, str | None], BasicBlock | Bottleneck]
+"""Makes a block of (channels of its input, width, stride, option of its shortcut)."""
+
+
+def choose_block(
+    bottleneck: bool, stride_in: str, dropout: float, dropout_at: str, *, kernel: int = 3, skip: int = 2
+) -> BlockFactory:
+    """Return what makes a network's blocks; `kernel` and `skip` are a basic block's.
+
+    Raises:
+        UsageError: a value that the option does not have, or dropout inside of blocks that are no bottlenecks.
+    """
+    check_choice("stride_in", stride_in, STRIDES_IN)
+    check_choice("dropout_at", dropout_at, DROPOUT_PLACES)
+    if bottleneck:
+        return partial(BottleneckV15 if stride_in == "3x3" else Bottleneck, dropout=dropout, dropout_at=dropout_at)
+    if dropout > 0 and dropout_at != "classifier":
+        raise UsageError(
+            f"dropout_at: '{dropout_at}' is a place in a bottleneck, and this network has none; set it to classifier"
+        )
+    return partial(BasicBlock, kernel=kernel, skip=skip)
 
 
 class StagedNetwork(nn.Module):
@@ -140,18 +189,20 @@ class StagedNetwork(nn.Module):
         self,
         stem: nn.Conv2d,
         stem_pool: nn.Module,
-        block: Block,
+        block: BlockFactory,
         blocks_per_stage: Sequence[int],
         reductions: Sequence[int],
         *,
         shortcut: str | None,
         init: str,
+        dropout: float,
         num_classes: int,
         global_pool: str,
     ) -> None:
         """Build and initialise.
 
-        `reductions` are the output strides of the stem and of each stage; `shortcut` None builds no shortcuts.
+        `reductions` are the output strides of the stem and of each stage; `shortcut` None builds no shortcuts;
+        `dropout` is of the pooled features.
         """
         super().__init__()
         if shortcut is not None:
@@ -171,11 +222,13 @@ class StagedNetwork(nn.Module):
             stage = nn.Sequential()
             for position in range(depth):
                 stride = 2 if index > 0 and position == 0 else 1
-                stage.append(block(channels, width << index, stride, shortcut))
-                channels = (width << index) * block.expansion
+                made = block(channels, width << index, stride, shortcut)
+                stage.append(made)
+                channels = (width << index) * made.expansion
             self.add_module(f"layer{index + 1}", stage)
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{index + 1}"})
         self.num_features = self.head_hidden_size = channels
+        self.dropout = _dropout(dropout)
         self.reset_classifier(num_classes, global_pool)
         self._initialise(init)
 
@@ -217,7 +270,7 @@ class StagedNetwork(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the output of `forward_features` and, unless `pre_logits`, classify: (N, num_classes) logits."""
-        x = self.global_pool(x)
+        x = self.dropout(self.global_pool(x))
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -237,6 +290,8 @@ class ResNet(StagedNetwork):
         stride_in: str = "1x1",
         stem_pool: str = "torchvision",
         init: str = "fan_out",
+        dropout: float = 0.0,
+        dropout_at: str = "classifier",
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -253,26 +308,27 @@ class ResNet(StagedNetwork):
             stem_pool: 3x3 max pooling with stride 2, padded by one ("torchvision") or unpadded with sizes rounded up
                 ("caffe", the released networks); both map 112 to 56.
             init: the fan of He's normal initialisation, "fan_out" or "fan_in".
+            dropout: probability of dropout, in [0, 1]; the paper uses none.
+            dropout_at: where it is: on the pooled features ("classifier"), or in every bottleneck on what enters the
+                3x3 convolution ("before_3x3") or leaves it ("after_3x3").
             num_classes: outputs; 0 for pooled features.
             in_chans: channels of the images.
             global_pool: timm's name of the pooling before the classifier.
 
         Raises:
-            UsageError: a value that the option does not have, or a shortcut for a plain network.
+            UsageError: a value that the option does not have, a shortcut for a plain network, or dropout in bottlenecks
+                for a network without them.
         """
-        check_choice("stride_in", stride_in, STRIDES_IN)
         check_choice("stem_pool", stem_pool, STEM_POOLS)
-        block: Block = BasicBlock
-        if layers >= FIRST_BOTTLENECK_DEPTH:
-            block = BottleneckV15 if stride_in == "3x3" else Bottleneck
         super().__init__(
             nn.Conv2d(in_chans, 64, kernel_size=7, stride=2, padding=3, bias=False),
             nn.MaxPool2d(3, 2, padding=1) if stem_pool == "torchvision" else nn.MaxPool2d(3, 2, ceil_mode=True),
-            block,
+            choose_block(layers >= FIRST_BOTTLENECK_DEPTH, stride_in, dropout, dropout_at),
             BLOCKS_PER_STAGE[layers],
             (2, 4, 8, 16, 32),
             shortcut=resolve_shortcut(shortcut, "B", residual),
             init=init,
+            dropout=dropout if dropout_at == "classifier" else 0.0,
             num_classes=num_classes,
             global_pool=global_pool,
         )
