@@ -91,6 +91,20 @@ def test_timm_passes_the_options_on() -> None:
     assert model.conv1.weight.shape == (64, 1, 7, 7)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel": 5, "skip": 1, "dropout": 0.2}, {"block": "bottleneck", "dropout": 0.2, "dropout_at": "before_3x3"}],
+    ids=str,
+)
+def test_what_timm_saves_of_other_blocks_is_built_again(options: dict[str, Any], tmp_path: Path) -> None:
+    model: Any = create_model("cifar_resnet20", 4, **options).eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert str(again) == str(model)
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain34", "cifar_resnet20", "cifar_plain20"])
 def test_timms_conventions(name: str) -> None:
     with torch.device("meta"):

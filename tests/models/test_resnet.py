@@ -212,6 +212,44 @@ def test_the_caffe_stem_pools_without_padding() -> None:
     assert caffe(x)[0, 0].tolist() == [[14, 16, 17], [26, 28, 29], [32, 34, 35]]
 
 
+PLACES = {"before_3x3": "conv1", "after_3x3": "conv2"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_dropout_is_on_what_enters_or_leaves_the_3x3(place: str) -> None:
+    """Where it is 1, nothing of the layers before it is left."""
+    torch.manual_seed(0)
+    block: Any = create_model("resnet50", 5, dropout=1.0, dropout_at=place).layer1[1].train()
+    x = torch.rand(2, 256, 4, 4)
+    out = block(x)
+    block.get_submodule(PLACES[place]).weight.data.normal_()
+    assert torch.equal(block(x), out)
+    following = {"before_3x3": "conv2", "after_3x3": "conv3"}[place]
+    inputs = []
+    block.get_submodule(following).register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    block(x)
+    assert not inputs[0].any()
+
+
+def test_dropout_before_the_classifier_is_of_pooled_features() -> None:
+    model = create_model("resnet18", 5, dropout=1.0).train()
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), model.fc.bias.expand(2, 5))
+
+
+@pytest.mark.parametrize("place", ["before_3x3", "after_3x3", "classifier"])
+def test_dropout_has_no_parameters_and_none_in_evaluation(place: str) -> None:
+    torch.manual_seed(0)
+    without = create_model("resnet50", 5).eval()
+    model = create_model("resnet50", 5, dropout=0.5, dropout_at=place)
+    assert list(model.state_dict()) == list(without.state_dict())
+    model.load_state_dict(without.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), without(images))
+        assert not torch.equal(model.train()(images), model(images))
+
+
 @pytest.mark.parametrize(("init", "fan"), [("fan_out", 0), ("fan_in", 1)])
 def test_convolutions_are_he_normal(init: str, fan: int) -> None:
     torch.manual_seed(0)
@@ -261,6 +299,9 @@ def test_dynamo_captures_the_network_in_one_graph() -> None:
         ("resnet50", {"init": "fanout"}, "init: 'fanout' .*did you mean 'fan_out'"),
         ("resnet50", {"shortcut": "D"}, "shortcut: 'D' .*known: A, B, C"),
         ("plain34", {"shortcut": "B"}, "shortcut: 'B' .*plain network"),
+        ("resnet18", {"kernel": 5}, "block, kernel, skip: resnet18 has the paper's"),
+        ("resnet50", {"block": "bottleneck"}, "block, kernel, skip: resnet50 has the paper's"),
+        ("resnet34", {"dropout": 0.1, "dropout_at": "before_3x3"}, "'before_3x3' is a place in a bottleneck"),
     ],
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
