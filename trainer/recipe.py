@@ -39,6 +39,17 @@ class ModelRecipe:
     """Which convolution of a bottleneck has the stride: 1x1 is the paper's net, 3x3 is torchvision's (v1.5)."""
     stem_pool: Literal["torchvision", "caffe"] = "torchvision"
     init: Literal["fan_out", "fan_in"] = "fan_out"
+    block: Literal["basic", "bottleneck"] | None = None
+    """CIFAR networks: their blocks, at the same depth; null is the paper's basic block. The ImageNet networks have what
+    Table 1 gives them."""
+    kernel: Literal[1, 3, 5] = 3
+    """CIFAR networks: side of the convolutions of basic blocks."""
+    skip: Literal[1, 2, 3] = 2
+    """Residual CIFAR networks: layers that the shortcut of a basic block spans, at the same depth."""
+    dropout: float = 0.0
+    """Probability; "We do not use dropout"."""
+    dropout_at: Literal["before_3x3", "after_3x3", "classifier"] = "classifier"
+    """Before the classifier, or in every bottleneck before or after its 3x3 convolution."""
 
 
 @dataclass
@@ -113,7 +124,10 @@ class ScheduleRecipe:
     """Step: when the rate drops."""
     warmup: str = "0it"
     warmup_lr: float = 0.0
-    """The rate rises linearly from here to `lr` over `warmup`."""
+    """The rate rises linearly from here to `lr` over `warmup`; with `warmup_until_error` it stays here."""
+    warmup_until_error: float = 0.0
+    """The rate is `warmup_lr` until the training error (a fraction, over the last 50 iterations) is below this (section
+    4.2, for 110 layers: 0.8); 0: no such warm-up."""
 
 
 @dataclass

@@ -29,6 +29,7 @@ def check(recipe: Recipe, source: str) -> None:
         (0 < optimizer.lr < math.inf, "optimizer.lr", optimizer.lr, "a positive rate"),
         (0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "a number in [0, 1)"),
         (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
+        (0 <= recipe.model.dropout < 1, "model.dropout", recipe.model.dropout, "a probability in [0, 1)"),
         (data.size > 0, "data.size", data.size, "a positive number of pixels"),
         (
             data.crop != "scale" or data.size <= data.min_side <= data.max_side,
@@ -71,6 +72,18 @@ def check(recipe: Recipe, source: str) -> None:
         (0 < schedule.factor < 1, "schedule.factor", schedule.factor, "a number in (0, 1)"),
         (schedule.threshold >= 0, "schedule.threshold", schedule.threshold, "0 or more"),
         (schedule.warmup_lr >= 0, "schedule.warmup_lr", schedule.warmup_lr, "0 or more"),
+        (
+            0 <= schedule.warmup_until_error < 1,
+            "schedule.warmup_until_error",
+            schedule.warmup_until_error,
+            "0 (off) or a training error in (0, 1)",
+        ),
+        (
+            not schedule.warmup_until_error or 0 < schedule.warmup_lr <= optimizer.lr,
+            "schedule.warmup_lr",
+            schedule.warmup_lr,
+            f"a positive rate up to optimizer.lr ({optimizer.lr}) with schedule.warmup_until_error",
+        ),
         (schedule.patience >= 1, "schedule.patience", schedule.patience, "at least one evaluation"),
         (schedule.max_drops >= 0, "schedule.max_drops", schedule.max_drops, "0 or more"),
         (
@@ -122,6 +135,8 @@ def check(recipe: Recipe, source: str) -> None:
             samples = recipe.samples(amount)
         except UsageError as error:
             raise UsageError(f"{source}: {key}: {error}") from error
+        if samples > 0 and key == "schedule.warmup" and schedule.warmup_until_error:
+            raise UsageError(f"{source}: schedule.warmup is {amount}, expected 0it with schedule.warmup_until_error")
         if samples == 0 and key != "schedule.warmup":
             raise UsageError(f"{source}: {key} is {amount}, expected more than nothing")
 

@@ -45,7 +45,7 @@ from trainer.run_state import restore, seed_network, state_of
 from trainer.saver import Saver
 from trainer.schedule import Schedule
 from trainer.stops import Stop, Stopped, describe
-from trainer.window import Window
+from trainer.window import Window, sum_over_ranks
 
 NAMED_SAMPLES: Final = 32
 """Of a batch whose loss is not finite; all of them are in the metrics."""
@@ -216,6 +216,20 @@ class Run:
         self.optimizer.zero_grad()
         self.window.add_step(mean_loss, correct)
         self.samples += self.global_batch
+        if self.schedule.is_warming_up:
+            self._observe_step(correct)
+
+    def _observe_step(self, correct: torch.Tensor) -> None:
+        """Tell the schedule, which decides alike on all ranks. Waits for the device: during a warm-up of some hundred
+        steps that the training error ends."""
+        error = self.schedule.observe_step(self.samples, sum_over_ranks(correct))
+        if error is not None:
+            lr = self.schedule.lr(self.samples)
+            self._record("warmup", step=self.step_number, top1_error=error, lr=lr)
+            self.console.message(
+                f"the training error is {error:.2%}, the warm-up ends: learning rate {lr:.4g} "
+                f"from step {self.step_number:,}"
+            )
 
     def validate(self) -> Result:
         """Top-1 and top-5 error of the centre crop; the schedule takes note of it.
@@ -341,7 +355,7 @@ class Run:
         return self.best is not None and self.best["samples"] == self.samples
 
     def _log(self) -> None:
-        """Write what happened since the last time. The only place in the loop where the host waits for the device."""
+        """Write what happened since the last time. The only place where the host always waits for the device."""
         if not self.window.steps:
             return
         sums = self.window.read(self.world_size)

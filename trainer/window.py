@@ -66,3 +66,11 @@ class Window:
             dist.all_reduce(sums)
         *losses, correct, skipped = sums.tolist()
         return Sums([loss / world_size for loss in losses], 1.0 - correct / self.images, int(skipped))
+
+
+def sum_over_ranks(count: torch.Tensor) -> int:
+    """The sum of a whole number, float64 [], over all ranks, which call this alike. Waits for the device."""
+    total = count.clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+    return int(total)
