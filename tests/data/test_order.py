@@ -175,6 +175,13 @@ def test_random_draws_are_uniform_and_independent() -> None:
     assert abs(draws.std() - 1) < 0.01
 
 
+@given(seed=st.integers(0, 2**32), streams=st.lists(st.integers(0, 20), min_size=1, max_size=4))
+def test_streams_drawn_at_once_are_those_drawn_one_by_one(seed: int, streams: list[int]) -> None:
+    epochs, ids = np.arange(5) % 2, np.arange(5)
+    at_once = counter_uint64(seed, np.array(streams)[:, None], epochs, ids)
+    assert np.array_equal(at_once, [counter_uint64(seed, stream, epochs, ids) for stream in streams])
+
+
 @given(below=st.integers(1, 2**32 - 1), seed=st.integers(0, 2**64 - 1))
 def test_integers_stay_in_range(below: int, seed: int) -> None:
     drawn = integers(counter_uint64(seed, 1, np.arange(50)), below)

@@ -6,13 +6,14 @@ the shorter side to s, then crop" (sections 3.4) without computing the pixels th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.random import counter_uint64, integers, normal, uniform
+from trainer.data.random import UInt64, counter_uint64, integers, normal, uniform
 
 STREAM_SCALE: Final = 2
 STREAM_LEFT: Final = 3
@@ -64,13 +65,14 @@ class ScaleCrop:
     def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
         """Integers s and places are drawn uniformly; the window of the stored image has side round(size*short/s)."""
         shorter = np.minimum(widths, heights).astype(np.int64)
-        bits = counter_uint64(self.seed, STREAM_SCALE, epochs, ids)
-        sides = self.min_side + integers(bits, self.max_side - self.min_side + 1)
+        streams = (STREAM_SCALE, STREAM_LEFT, STREAM_TOP, STREAM_FLIP)
+        scale_bits, left_bits, top_bits, flip_bits = _draw(self.seed, streams, epochs, ids)
+        sides = self.min_side + integers(scale_bits, self.max_side - self.min_side + 1)
         window = np.clip(np.rint(self.size * shorter / sides).astype(np.int64), 1, shorter)
-        left = integers(counter_uint64(self.seed, STREAM_LEFT, epochs, ids), widths - window + 1)
-        top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights - window + 1)
+        left = integers(left_bits, widths - window + 1)
+        top = integers(top_bits, heights - window + 1)
         boxes = np.stack([left, top, left + window, top + window], axis=1).astype(np.float64)
-        return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+        return Crops(boxes, _flips(flip_bits, self.flip))
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ class RandomResizedCrop:
         largest = self._largest(widths, heights)
         width = np.where(found, width[first], largest[0])
         height = np.where(found, height[first], largest[1])
-        left = integers(counter_uint64(self.seed, STREAM_LEFT, epochs, ids), widths - width + 1)
-        top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights - height + 1)
+        streams = (STREAM_LEFT, STREAM_TOP, STREAM_FLIP)
+        left_bits, top_bits, flip_bits = _draw(self.seed, streams, epochs, ids)
+        left = integers(left_bits, widths - width + 1)
+        top = integers(top_bits, heights - height + 1)
         left = np.where(found, left, (widths - width) // 2)
         top = np.where(found, top, (heights - height) // 2)
         boxes = np.stack([left, top, left + width, top + height], axis=1).astype(np.float64)
-        return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+        return Crops(boxes, _flips(flip_bits, self.flip))
 
     def _sides(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> tuple[Ints, Ints]:
         """Widths and heights of all attempts, each int64 [attempts, b]: cheaper at once than one by one."""
@@ -131,10 +135,12 @@ class PaddedCrop:
 
     def __call__(self, epochs: Ints, ids: Ints, widths: Ints, heights: Ints) -> Crops:
         room = 2 * self.padding - self.size + 1
-        left = integers(counter_uint64(self.seed, STREAM_LEFT, epochs, ids), widths + room) - self.padding
-        top = integers(counter_uint64(self.seed, STREAM_TOP, epochs, ids), heights + room) - self.padding
+        streams = (STREAM_LEFT, STREAM_TOP, STREAM_FLIP)
+        left_bits, top_bits, flip_bits = _draw(self.seed, streams, epochs, ids)
+        left = integers(left_bits, widths + room) - self.padding
+        top = integers(top_bits, heights + room) - self.padding
         boxes = np.stack([left, top, left + self.size, top + self.size], axis=1).astype(np.float64)
-        return Crops(boxes, draw_flips(self.seed, epochs, ids, self.flip))
+        return Crops(boxes, _flips(flip_bits, self.flip))
 
 
 @dataclass(frozen=True)
@@ -179,20 +185,17 @@ def stored_boxes(
     return np.stack([left * across, top * down, right, bottom], axis=1)
 
 
-def draw_flips(seed: int, epochs: Ints, ids: Ints, flip: bool) -> npt.NDArray[np.bool_]:
-    """Mirror half of the images, or none. bool [b]."""
-    if not flip:
-        return np.zeros(len(ids), np.bool_)
-    return integers(counter_uint64(seed, STREAM_FLIP, epochs, ids), 2).astype(np.bool_)
-
-
 def draw_colour(seed: int, epochs: Ints, ids: Ints) -> npt.NDArray[np.float32]:
     """Three standard normal numbers an image for the PCA colour augmentation: float32 [b, 3]."""
-    draws = [
-        normal(
-            counter_uint64(seed, STREAM_COLOUR + 2 * i, epochs, ids),
-            counter_uint64(seed, STREAM_COLOUR + 2 * i + 1, epochs, ids),
-        )
-        for i in range(3)
-    ]
-    return np.stack(draws, axis=1).astype(np.float32)
+    bits = _draw(seed, range(STREAM_COLOUR, STREAM_COLOUR + 6), epochs, ids)
+    return np.ascontiguousarray(normal(bits[0::2], bits[1::2]).T, np.float32)
+
+
+def _draw(seed: int, streams: Sequence[int], epochs: Ints, ids: Ints) -> UInt64:
+    """Random bits for each of the streams and samples: uint64 [s, b]."""
+    return counter_uint64(seed, np.asarray(streams)[:, None], epochs, ids)
+
+
+def _flips(bits: UInt64, flip: bool) -> npt.NDArray[np.bool_]:
+    """Mirror half of the images, or none. bool [b]."""
+    return integers(bits, 2).astype(np.bool_) if flip else np.zeros(len(bits), np.bool_)

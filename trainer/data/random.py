@@ -18,12 +18,13 @@ _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 
-def counter_uint64(seed: int, stream: int, *counters: npt.ArrayLike) -> UInt64:
-    """64 random bits for each element of the broadcast `counters`.
+def counter_uint64(seed: int, stream: npt.ArrayLike, *counters: npt.ArrayLike) -> UInt64:
+    """64 random bits for each element of the broadcast `stream` and `counters`.
 
     Args:
         seed: of the run.
-        stream: what the draw is for; two streams are independent.
+        stream: what the draw is for; two streams are independent. Several in a column, [s, 1], with counters [b] give
+            [s, b]: for a batch that takes as long as one.
         counters: non-negative integers or arrays of them that name the draw, e.g. epoch and sample id.
     """
     state = _mix(np.asarray([seed & _MASK], np.uint64))
