@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, at most eight")
     report.add_argument("--out", type=Path, metavar="DIR", help="where to (default, of one run: RUN/report)")
     report.set_defaults(run=_report)
+    _add_preview(commands)
+    _add_responses(commands)
     _add_bench(commands)
     _add_doctor(commands)
     return parser
@@ -88,6 +90,39 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     evaluate.add_argument("--predictions", type=Path, metavar="OUT.npz", help="write the scores of every image")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    preview = commands.add_parser(
+        "preview",
+        help="a picture of what the network sees",
+        description="Draw the first training images of RECIPE as its network sees them in five epochs, with what was "
+        "drawn for each, and a validation image with its centre crop and ten crops.",
+    )
+    preview.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the folder of a run")
+    preview.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the recipe's")
+    preview.add_argument("--out", required=True, metavar="SHEET.png", type=Path, help="the picture to write")
+    preview.set_defaults(run=_preview)
+
+
+def _add_responses(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    responses = commands.add_parser(
+        "responses",
+        help="how strongly a checkpoint's layers respond",
+        description="Standard deviation of the output of each 3x3 layer, after batch norm and before the nonlinearity, "
+        "over the centre crops of a data set (Figure 7 of the paper).",
+    )
+    responses.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run folder, a checkpoint's folder or its state.pt"
+    )
+    responses.add_argument("--data", required=True, metavar="FILE.beton", help="the images to respond to")
+    responses.add_argument(
+        "--images", type=int, metavar="N", help="so many of them, evenly spread over the file (default: all)"
+    )
+    responses.add_argument(
+        "--out", metavar="FILE.json", type=Path, help="where to write (default: responses.json in the run folder)"
+    )
+    responses.set_defaults(run=_responses)
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -180,6 +215,20 @@ def _report(args: argparse.Namespace) -> int:
     from trainer.report import report
 
     report(args.runs, args.out)
+    return 0
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from trainer.preview import preview
+
+    preview(args.recipe, args.overrides, args.out)
+    return 0
+
+
+def _responses(args: argparse.Namespace) -> int:
+    from trainer.responses import layer_responses
+
+    layer_responses(args.checkpoint, args.data, images=args.images, out=args.out)
     return 0
 
 

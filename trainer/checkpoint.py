@@ -126,6 +126,13 @@ def find(path: str | Path) -> Path:
     raise Damaged(f"{path}: no checkpoint here (expected a run folder, a checkpoint's folder or a {STATE})")
 
 
+def run_dir_of(file: Path) -> Path | None:
+    """The run folder that a state file lies in, whatever link led to it; None if it lies somewhere else."""
+    checkpoints = file.resolve().parent.parent
+    run_dir = checkpoints.parent
+    return run_dir if checkpoints == checkpoints_dir(run_dir) and (run_dir / "recipe.yaml").is_file() else None
+
+
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Its checksum is compared where `checkpoint.json` is beside it.
 

@@ -37,9 +37,11 @@ class Trained:
     @property
     def run_dir(self) -> Path | None:
         """The run folder that the checkpoint lies in, if it does."""
-        folder = self.file.parents[2] if len(self.file.parents) > 2 else None
-        inside = folder is not None and self.file.parents[1].name == checkpoint.CHECKPOINTS
-        return folder if inside and folder is not None and (folder / "recipe.yaml").exists() else None
+        return checkpoint.run_dir_of(self.file)
+
+    def on(self, device: torch.device) -> StagedNetwork:
+        """The network in evaluation mode on a device."""
+        return self.model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @property
     def title(self) -> str:
@@ -61,7 +63,11 @@ def load_trained(path: str | Path, *, ema: bool = False) -> Trained:
     state = checkpoint.load(file)
     recipe = recipe_from_dict(state["recipe"], str(file))
     model = create_model(num_classes=len(state["classes"]), **asdict(recipe.model))
-    model.load_state_dict(_weights(state, file, ema))
+    try:
+        model.load_state_dict(_weights(state, file, ema))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{file}: its weights are not those of {recipe.model.name} ({reason[:500]})") from error
     return Trained(
         file.resolve(),
         recipe,

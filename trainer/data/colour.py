@@ -107,6 +107,18 @@ class Preprocess(nn.Module):
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
         return torch.addcmul(offset, pixels, self.scale, out=pixels)
 
+    def levels(self, colour: torch.Tensor) -> torch.Tensor:
+        """What the draws [b, 3] add to every pixel, in levels of RGB in [0, 255]: float32 [b, 3]."""
+        return colour @ self.shift / self.scale.view(3)
+
+    def to_rgb(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The network's input as a picture, for people: float32 [b, 3, h, w] -> uint8 [b, h, w, 3].
+
+        The colour shift is kept; what it moves out of [0, 255] is clamped.
+        """
+        pixels = (inputs - self.offset) / self.scale
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
 
 def mean_image_for(beton: str, size: int) -> torch.Tensor:
     """The mean image beside `beton` as float32 [size, size, 3].

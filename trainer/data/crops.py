@@ -67,12 +67,19 @@ class ScaleCrop:
         shorter = np.minimum(widths, heights).astype(np.int64)
         streams = (STREAM_SCALE, STREAM_LEFT, STREAM_TOP, STREAM_FLIP)
         scale_bits, left_bits, top_bits, flip_bits = _draw(self.seed, streams, epochs, ids)
-        sides = self.min_side + integers(scale_bits, self.max_side - self.min_side + 1)
+        sides = self._sides(scale_bits)
         window = np.clip(np.rint(self.size * shorter / sides).astype(np.int64), 1, shorter)
         left = integers(left_bits, widths - window + 1)
         top = integers(top_bits, heights - window + 1)
         boxes = np.stack([left, top, left + window, top + window], axis=1).astype(np.float64)
         return Crops(boxes, _flips(flip_bits, self.flip))
+
+    def shorter_sides(self, epochs: Ints, ids: Ints) -> Ints:
+        """The s of each image: int64 [b]."""
+        return self._sides(counter_uint64(self.seed, STREAM_SCALE, epochs, ids))
+
+    def _sides(self, bits: npt.NDArray[np.uint64]) -> Ints:
+        return self.min_side + integers(bits, self.max_side - self.min_side + 1)
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,7 @@ def _check_together(trained: Sequence[Trained], data: Dataset) -> None:
 
 
 def _on_device(trained: Trained, device: torch.device) -> Network:
-    model = trained.model.to(device).to(memory_format=torch.channels_last)
-    return Network(model, trained.recipe.data.size, trained.statistics, trained.mean_image, device)
+    return Network(trained.on(device), trained.recipe.data.size, trained.statistics, trained.mean_image, device)
 
 
 class _Progress:
