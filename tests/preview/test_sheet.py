@@ -70,13 +70,6 @@ def test_the_command_writes_the_sheet_and_says_so(tmp_path: Path, capsys: pytest
     assert sorted(path.name for path in tmp_path.iterdir() if "sheet" in path.name) == ["sheet.png"]
 
 
-def test_the_same_recipe_gives_the_same_sheet(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, [(40, 50)] * 7)
-    for name in ("one", "two"):
-        assert main(["preview", recipe, *SCALE, "--out", str(tmp_path / f"{name}.png")]) == 0
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("out", "reason"), [("sheet.jpg", "expected a name that ends in .png"), ("none/sheet.png", "there is no folder")]
 )

@@ -23,7 +23,7 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 INK, PALE = "#222222", "#666666"
 TILE: Final = 224
 """About the side of a crop on the sheet; small ones are enlarged by whole factors."""
-MARGIN, GAP, LINE, HEADER = 28, 18, 17, 114
+MARGIN, GAP, LINE, HEADER = 28, 18, 17, 124
 FACTS, LEGEND = 190, 350
 """Widths that texts need."""
 TEXT, TITLE = 13, 20
@@ -51,8 +51,8 @@ class Sheet:
 
     def write(self, text: str, left: float, top: float, **style: Any) -> None:
         """Write a line below `top`."""
-        style = {"size": TEXT, "color": INK, "va": "top", **style}
-        self._axes.text(left, top, text, parse_math=False, **style)
+        style = {"size": TEXT, "color": INK, **style}
+        self._axes.text(left, top + style["size"], text, parse_math=False, va="baseline", **style)
 
     def label(self, text: str, colour: str, left: float, top: float) -> None:
         """Write a line behind a square of that colour: some of the colours are too pale for letters."""
@@ -108,7 +108,8 @@ def draw_sheet(recipe: Recipe, rows: list[Row], validation: Validation, path: Pa
     layout = _Layout(recipe, rows, validation)
     sheet = Sheet(layout.width, layout.height)
     sheet.write(f"{recipe.name}: what the network sees", MARGIN, 20, size=TITLE, weight="bold")
-    sheet.write(_describe(recipe), MARGIN, 50, color=PALE)
+    sheet.write(_shortened(recipe.data.train, 120), MARGIN, 50, color=PALE)
+    sheet.write(_describe(recipe), MARGIN, 50 + LINE, color=PALE)
     sheet.write("stored, with its crops", layout.left(0), HEADER - LINE - 6, weight="bold")
     for epoch, colour in enumerate(COLOURS):
         sheet.label(f"epoch {epoch}", colour, layout.left(1 + epoch), HEADER - LINE - 6)
@@ -177,7 +178,7 @@ def _describe(recipe: Recipe) -> str:
     flip = "half of them flipped" if data.flip else "none flipped"
     colour = f"colours shifted by PCA (σ {data.colour:g})" if data.colour else "colours as they are"
     shown = {"channel": "before normalisation", "mean_image": "before the mean image is subtracted"}[data.normalize]
-    return f"{_shortened(data.train, 50)}: {crop} pixels, {flip}, {colour}; seed {recipe.seed}; shown {shown}"
+    return f"{crop} pixels, {flip}, {colour}; seed {recipe.seed}; shown {shown}"
 
 
 def _fit(width: int, height: int, most_width: int, most_height: int, most: int) -> float:
