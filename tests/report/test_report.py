@@ -62,6 +62,11 @@ def read_page(folder: Path) -> Page:
     return Page((folder / "index.html").read_text(encoding="utf-8"))
 
 
+def begun(folder: Path, *overrides: str) -> Path:
+    make_recipe(folder, *CIFAR, "model.name=cifar_resnet20", *overrides)
+    return write_metrics(folder, start())
+
+
 def cifar(folder: Path, model: str = "cifar_resnet20", floor: float = 0.08) -> Path:
     return write_run(folder, *CIFAR, f"model.name={model}", floor=floor)
 
@@ -130,23 +135,22 @@ def test_plain_and_residual_networks_with_responses_and_evaluations(tmp_path: Pa
 
 
 def test_what_differs_from_the_paper_is_marked(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "net", *CIFAR, "model.name=cifar_resnet20", "optimizer.lr=0.05", share=0.2)
+    run = begun(tmp_path / "net", "optimizer.lr=0.05")
     report([run])
     text = (run / "report" / "index.html").read_text()
     assert re.findall('<td class="differs">(.*?)</td>', text) == ["0.05"]
 
 
 def test_runs_of_other_data_have_figures_of_their_own(tmp_path: Path) -> None:
-    runs = [cifar(tmp_path / "small"), write_run(tmp_path / "large", *IMAGENET, "model.name=resnet50")]
+    runs = [begun(tmp_path / "small"), write_run(tmp_path / "large", *IMAGENET, "model.name=resnet50")]
     report(runs, tmp_path / "out")
     page = read_page(tmp_path / "out")
     assert len(page.all("section")) == 2
-    assert {"curves-1.png", "curves-2.png"} <= pngs(tmp_path / "out")
+    assert pngs(tmp_path / "out") == {"curves-2.png", "loss-2.png", "progress-2.png"}
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
-    make_recipe(tmp_path / "run", *CIFAR, "model.name=cifar_resnet20")
-    report([write_metrics(tmp_path / "run", start())])
+    report([begun(tmp_path / "run")])
     text = read_page(tmp_path / "run" / "report").text
     assert "Nothing has been logged yet." in text
     assert "No validation yet." in text
@@ -175,14 +179,15 @@ def test_names_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_report_is_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> None:
-    run, out = cifar(tmp_path / "net"), tmp_path / "out" / "deep"
+    run, out = begun(tmp_path / "net"), tmp_path / "out" / "deep"
     report([run], out)
-    (out / "notes.txt").write_text("mine")
-    first = (out / "curves.png").read_bytes()
-    cifar(run, floor=0.3)
+    for name in ("notes.txt", "curves.png"):
+        (out / name).write_text("before")
+    cifar(run)
     report([run], out)
-    assert (out / "curves.png").read_bytes() != first
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "Nothing has been logged yet." not in read_page(out).text
+    assert (out / "notes.txt").read_text() == "before"
 
 
 @pytest.mark.parametrize(
@@ -204,8 +209,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
-        make_recipe(Path(name), *CIFAR, "model.name=cifar_resnet20")
-        write_metrics(Path(name), start())
+        begun(Path(name))
     Path("file").write_text("")
     assert main(["report", *arguments]) == 2
     told = capsys.readouterr().err

@@ -1,7 +1,7 @@
 """What all figures share: colours, the axis of iterations, the legend below, and the PNG.
 
 A run has one colour and one marker in all figures. The colours are those of Okabe and Ito, which people of all colour
-visions can tell apart; yellow, which paper swallows, is left out.
+visions can tell apart, with a violet for their yellow, which paper swallows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 
 from trainer.report.runs import Line, Run
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6A00D0")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST_RUNS: Final = len(COLOURS)
 
