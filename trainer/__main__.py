@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import run_command
+from trainer.errors import UsageError, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     _add_preview(commands)
     _add_responses(commands)
+    _add_sweep(commands)
     _add_bench(commands)
     _add_doctor(commands)
     return parser
@@ -123,6 +124,23 @@ def _add_responses(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "--out", metavar="FILE.json", type=Path, help="where to write (default: responses.json in the run folder)"
     )
     responses.set_defaults(run=_responses)
+
+
+def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="train a list of recipes, one after another",
+        description="Train what is not done of the runs that FILE.yaml lists (see recipes/sweeps), each in a process "
+        "of its own, and print a table of all. All recipes and data are checked before the first run starts. A run "
+        "that fails does not end the sweep; one that is asked to stop does, and the same command goes on.",
+    )
+    sweep.add_argument("file", metavar="FILE.yaml", type=Path, help="runs: a list of recipes")
+    sweep.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace those of all recipes")
+    kind = sweep.add_mutually_exclusive_group()
+    kind.add_argument("--print", action="store_true", dest="lines", help="only print the commands that start the runs")
+    kind.add_argument("--table", action="store_true", help="only print the table, as the runs are now")
+    sweep.add_argument("--out", metavar="TABLE.md", type=Path, help="write the table, too, after every run")
+    sweep.set_defaults(run=_sweep)
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -229,6 +247,20 @@ def _responses(args: argparse.Namespace) -> int:
     from trainer.responses import layer_responses
 
     layer_responses(args.checkpoint, args.data, images=args.images, out=args.out)
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from trainer.sweep import print_launch_lines, print_table, sweep
+
+    if args.lines and args.out:
+        raise UsageError("--out is where the table goes: it does not go with --print")
+    if args.lines:
+        print_launch_lines(args.file, args.overrides)
+    elif args.table:
+        print_table(args.file, args.overrides, args.out)
+    else:
+        sweep(args.file, args.overrides, args.out)
     return 0
 
 

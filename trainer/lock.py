@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,9 @@ from typing import Final
 from trainer.errors import UsageError
 
 NAME: Final = ".lock"
+
+_FLOCK: Final = "hhqqi4x"
+"""`struct flock` of 64-bit Linux: type, whence, start, length, process."""
 
 
 class RunLock:
@@ -54,6 +58,26 @@ class RunLock:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def holder_of(run_dir: Path) -> str | None:
+    """Who works in this run folder, on whatever node, for people; None if nobody does, or the file system cannot tell.
+
+    Nothing is locked meanwhile, so no trainer that starts is refused for it. Not for a process that holds the lock: it
+    would let go of it.
+    """
+    wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        file = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        in_its_way = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, wanted))[0]
+        return None if in_its_way == fcntl.F_UNLCK else _describe_holder(file)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
 
 
 def _describe_holder(file: int) -> str:

@@ -332,7 +332,7 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
     try:
         layer = OmegaConf.load(path)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such recipe{_near_files(path)}") from error
+        raise UsageError(f"{path}: no such recipe{near_files(path)}") from error
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read the recipe: {' '.join(str(error).split())}") from error
     if not isinstance(layer, DictConfig):
@@ -344,7 +344,7 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
     return [*below, (str(path), layer)]
 
 
-def _near_files(path: Path) -> str:
+def near_files(path: Path) -> str:
     """The recipe of the nearest name in the folder, or in those below it; with no such folder, in `recipes`."""
     folder = path.parent if any(path.parent.rglob("*.yaml")) else Path("recipes")
     files = {file.stem: str(file) for file in sorted(folder.rglob("*.yaml"), reverse=True)}

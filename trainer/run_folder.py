@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -15,11 +15,7 @@ from trainer.errors import UsageError
 from trainer.files import write_atomically
 from trainer.lock import RunLock
 from trainer.recipe import Recipe, ResumeRecipe, differences, load_recipe, recipe_from_dict
-
-NEVER_ALLOWED: Final = {
-    "optimizer.global_batch": "its position is counted in whole batches",
-    "optimizer.decay": "its momentum is stored in the order of the groups that this makes",
-}
+from trainer.recipe_changes import refuse_changes
 
 
 @dataclass
@@ -83,7 +79,7 @@ def _settle_recipe(recipe: Recipe, state: dict[str, Any] | None) -> list[str]:
     notes, allowed = [], list[str]()
     if state is not None:
         changes = differences(recipe_from_dict(state["recipe"], f"{recipe.run_dir}: its checkpoint"), recipe)
-        _refuse(recipe, changes)
+        refuse_changes(recipe, changes)
         allowed = list(changes)
     elif path.exists() and (changes := differences(load_recipe(path), recipe)):
         notes.append(f"begun with another recipe ({'; '.join(changes.values())}); nothing was saved of it")
@@ -91,21 +87,6 @@ def _settle_recipe(recipe: Recipe, state: dict[str, Any] | None) -> list[str]:
     written = replace(recipe, resume=ResumeRecipe(allow=allowed))
     write_atomically(path, written.to_yaml().encode())
     return notes
-
-
-def _refuse(recipe: Recipe, changes: dict[str, str]) -> None:
-    for key, reason in NEVER_ALLOWED.items():
-        if key in changes:
-            raise UsageError(
-                f"{recipe.run_dir}: {changes[key]} cannot be changed in a run, {reason}; give a new one another name="
-            )
-    refused = {key: change for key, change in changes.items() if key not in recipe.resume.allow}
-    if refused:
-        raise UsageError(
-            f"{recipe.run_dir}: this run was begun with another recipe ({'; '.join(refused.values())}); "
-            "give the new one another name=, take the changes back to go on, or allow them: "
-            f"resume.allow=[{','.join(changes)}]"
-        )
 
 
 def _check_data(recipe: Recipe, state: dict[str, Any], train_data: Dataset, val_data: Dataset) -> list[str]:

@@ -28,6 +28,9 @@ SAME_PRESS_SECONDS: Final = 1.0
 AT_ONCE_SECONDS: Final = 2.0
 """What a second Ctrl-C gives the main thread to end the process; it may be in C, waiting for another rank."""
 
+PR_SET_PDEATHSIG: Final = 1
+"""Of linux/prctl.h."""
+
 TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
 """The variable by which torchrun's processes, and so those of several ranks of Accelerate's launcher, are known."""
 
@@ -149,8 +152,16 @@ def end_with_launcher() -> None:
 
     Accelerate's launchers end their processes when they are asked to stop, not when they are killed. Linux only.
     """
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
-        parent, set_parent_death_signal = os.getppid(), 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        end_with_parent(os.getppid())
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when `parent`, which started it, is gone. Linux only.
+
+    It holds for the program that the process becomes, too.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it went meanwhile
             os.kill(os.getpid(), signal.SIGTERM)

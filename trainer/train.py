@@ -340,6 +340,7 @@ class Run:
         if self.saved_at != self.samples:
             self.save()
         self.saver.wait()
+        self._record("stop", step=self.step_number, cause=describe(cause))
         self.stop.set_unsaved(False)
         self.agreement.wait()
         self.stop.end()

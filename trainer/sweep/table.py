@@ -1,0 +1,106 @@
+"""The table of a sweep: what its runs have reached, beside the paper's errors."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.files import write_atomically
+from trainer.recipe import Recipe
+from trainer.report.paper import SINGLE, published
+from trainer.sweep.progress import Progress
+
+UNKNOWN: Final = "-"
+
+
+class Row(NamedTuple):
+    """A run, as the table has it. Errors are top-1."""
+
+    run: str
+    network: str
+    iterations: str
+    validation: str
+    training: str
+    paper: str
+    state: str
+
+
+HEADINGS: Final = Row("run", "network", "iterations", "error, last (best)", "training", "paper", "state")
+
+
+def write_table(
+    runs: list[tuple[Recipe, Progress, int | None]], out: Path | None = None, console: Console | None = None
+) -> None:
+    """Print the table: for people on a terminal, as Markdown elsewhere. Write it to `out` as Markdown.
+
+    Args:
+        runs: recipe, progress and, if it failed in this sweep, its exit status.
+    """
+    rows = [make_row(*run) for run in runs]
+    console = console or Console()
+    if console.is_terminal:
+        console.print(_rich_table(rows))
+    else:
+        console.print(to_markdown(rows), end="", markup=False, highlight=False, soft_wrap=True)
+    if out is not None:
+        write_atomically(out, to_markdown(rows).encode())
+
+
+def make_row(recipe: Recipe, progress: Progress, failed: int | None = None) -> Row:
+    """One run. The training error is that of the last log interval, on augmented images."""
+    validation, train = progress.lines_of("validation"), progress.lines_of("train")
+    option = f", option {recipe.model.shortcut}" if recipe.model.shortcut else ""
+    errors = UNKNOWN
+    if validation:
+        best = min(line["top1_error"] for line in validation)
+        errors = f"{validation[-1]['top1_error']:.2%} ({best:.2%})"
+    return Row(
+        recipe.name,
+        f"{recipe.model.name}{option}",
+        f"{progress.budget // recipe.optimizer.global_batch:,}",
+        errors,
+        f"{train[-1]['top1_error']:.2%}" if train else UNKNOWN,
+        _paper(recipe),
+        _state(progress, failed),
+    )
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """A table in Markdown, aligned in the source, too."""
+    cells = [HEADINGS, *rows]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(HEADINGS))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _rich_table(rows: list[Row]) -> Table:
+    table = Table(title="top-1 errors", title_justify="left", title_style="bold")
+    for heading in HEADINGS:
+        right = heading in (HEADINGS.iterations, HEADINGS.validation, HEADINGS.training)
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _paper(recipe: Recipe) -> str:
+    paper = published(recipe.model.name, recipe.model.shortcut)
+    if paper is None:
+        return UNKNOWN
+    return f"{paper.top1:.2f}%" + ("" if paper.protocol == SINGLE else f" ({paper.protocol})")
+
+
+def _state(progress: Progress, failed: int | None) -> str:
+    if progress.done:
+        return "done"
+    share = "not begun" if progress.share is None else f"{progress.share:.0%}"
+    if progress.holder:
+        return f"{share}, in use"
+    if failed is not None:
+        return f"failed ({signal.Signals(-failed).name if failed < 0 else failed})"
+    return share
