@@ -18,7 +18,7 @@ import pytest
 
 from tests.faults.trainers import CONTEXT, can_mount, mounted
 from trainer.errors import UsageError
-from trainer.lock import NAME, RunLock
+from trainer.lock import NAME, RunLock, holder_of
 
 # A process that closes the file of its own lock, be it after a look into it, has let go of it: that is how POSIX wants
 # it. So others look here, or those that are done.
@@ -129,3 +129,16 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Pat
         pytest.skip("needs the right to mount")
     with mounted(tmp_path / "run", "ro", "size=64k") as folder, pytest.raises(OSError, match="Read-only file system"):
         RunLock(folder)
+
+
+def test_who_works_in_a_folder_can_be_asked_without_locking_it(tmp_path: Path) -> None:
+    assert holder_of(tmp_path / "none") is None
+    assert holder_of(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    with holder(tmp_path) as (process, _):
+        said = holder_of(tmp_path)
+        assert said is not None
+        assert said.startswith(f"process {process.pid} on {socket.gethostname()}, since ")
+        assert "another trainer" in attempt(tmp_path)
+    assert holder_of(tmp_path) is None  # though the file is there
+    assert attempt(tmp_path) == "entered"

@@ -24,6 +24,8 @@ def test_a_signal_stops_at_a_step_that_is_saved(trainers: Trainers, undisturbed:
     assert trainers.losses("run").keys() == set(range(1, stopped_at + 1))
     name = signal.Signals(number).name
     assert f"stopped by {name} and saved at step {stopped_at} of 24; the same command goes on" in trainer.output
+    last = trainers.lines("run")[-1]
+    assert (last["kind"], last["cause"], last["step"]) == ("stop", name, stopped_at)
     assert "Traceback" not in trainer.output
 
     trainer = trainers.finish("run")

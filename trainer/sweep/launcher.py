@@ -1,4 +1,8 @@
-"""Starts one command after another on this terminal, and hands signals on to the one that runs."""
+"""Starts one command after another on this terminal, and hands signals on to the one that runs.
+
+A command has a process group of its own, to which a signal is sent once, as a terminal would: by the terminal and by
+this process it would arrive twice, and trainers take a second Ctrl-C that comes late for a second press.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Final
 
 from trainer.errors import RunError, UsageError
 from trainer.stops import SIGNALS, end_with_parent
+
+LEAVING_SECONDS: Final = 60.0
+"""What a run may take to save and leave when its launcher is gone already."""
 
 
 def check_command(file: Path, command: list[str]) -> None:
@@ -53,26 +61,46 @@ class Launcher:
             signal.signal(number, handler)
 
     def run(self, command: list[str]) -> int:
-        """Wait for `command`, which has this terminal, and return its exit status, negative for a signal.
+        """Wait for `command`, which writes to this terminal, and return its exit status, negative for a signal.
 
-        If this process is killed, the command is asked to stop (on Linux).
+        Where it did not end well, also for the processes that it leaves behind: what is next needs their memory. If
+        this process is killed, the command is asked to stop (on Linux).
 
         Raises:
             RunError: it cannot be started.
         """
         try:
-            self._process = subprocess.Popen(command, preexec_fn=partial(end_with_parent, os.getpid()))
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, preexec_fn=partial(_begin_group, os.getpid())
+            )
         except (OSError, subprocess.SubprocessError) as error:
             raise RunError(f"{command[0]}: cannot be started: {error}") from error
         if self.signal:  # it came while the process was made
-            self._process.send_signal(self.signal)
+            _signal_group(self._process.pid, self.signal)
         try:
-            return self._process.wait()
+            status = self._process.wait()
         finally:
-            self._process = None
+            group, self._process = self._process.pid, None
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while status and _signal_group(group, 0) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return status
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
-        # On a terminal Ctrl-C has reached it, too. Once more does no harm: trainers take both for one.
         if self._process is not None:
-            self._process.send_signal(number)
+            _signal_group(self._process.pid, number)
+
+
+def _begin_group(parent: int) -> None:
+    os.setpgid(0, 0)
+    end_with_parent(parent)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there was anybody to send the signal to."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
