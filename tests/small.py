@@ -26,10 +26,15 @@ OVERRIDES = [
 ]
 
 
-def make_run(folder: Path, *overrides: str) -> Run:
-    """`folder/run`, begun or gone on with, before its first step."""
+def begin_anew() -> None:
+    """Accelerate, as it is at the beginning of a process."""
     AcceleratorState._reset_state(True)
     PartialState._reset_state()
+
+
+def make_run(folder: Path, *overrides: str) -> Run:
+    """`folder/run`, begun or gone on with, before its first step."""
+    begin_anew()
     for name in ("train", "val"):
         if not (folder / f"{name}.beton").exists():
             images = [smooth_image(16, 16, seed) for seed in range(16)]

@@ -35,6 +35,32 @@ def test_what_was_saved_is_loaded_by_any_of_its_names(tmp_path: Path) -> None:
         assert torch.equal(checkpoint.load(path)["model"]["w"], torch.full((3,), 7.0))
 
 
+def test_what_older_checkpoints_lack_is_none(tmp_path: Path) -> None:
+    saved = checkpoint.load(checkpoint.save(tmp_path, state(7), keep=3))
+    assert [saved[key] for key in sorted(checkpoint.LATER_KEYS)] == [None, None]
+
+
+def test_one_that_is_written_elsewhere_is_none_of_the_runs(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(7), keep=1)
+    other = tmp_path / "checkpoints" / f"{checkpoint.RECALIBRATED}step-00000009"
+    checkpoint.write(other, state(9))
+    assert checkpoint.load(other)["step"] == 9
+    checkpoint.save(tmp_path, state(8), keep=1)
+    assert checkpoint.newest_intact(tmp_path)[0] == tmp_path / "checkpoints" / "step-00000008"
+    assert checkpoint.load(tmp_path)["step"] == 8
+    assert checkpoint.load(other)["step"] == 9
+
+
+def test_nothing_is_left_of_one_that_cannot_be_written_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="new: cannot write the checkpoint"):
+        checkpoint.write(tmp_path / "new", {**state(2), "model": UnwritableTensor()})
+    checkpoint.write(tmp_path / "new", state(2))
+    with pytest.raises(RunError, match=r"new: cannot write the checkpoint: .*not empty"):
+        checkpoint.write(tmp_path / "new", state(3))
+    assert checkpoint.load(tmp_path / "new")["step"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 8):
         checkpoint.save(tmp_path, state(step, best=3 if step >= 3 else 0), keep=2)

@@ -45,14 +45,17 @@ def assert_equal(one: Any, other: Any, place: str = "state") -> None:
         assert one == other, place
 
 
-def test_a_run_that_is_taken_up_is_the_one_that_was_left(tmp_path: Path) -> None:
-    left = make_run(tmp_path, "optimizer.momentum=0.9", "schedule.kind=plateau", "evaluation.every=1it")
+@pytest.mark.parametrize("more", [[], ["optimizer.ema=0.9", "batch_norm.recalibrate=true", "batch_norm.images=8"]])
+def test_a_run_that_is_taken_up_is_the_one_that_was_left(tmp_path: Path, more: list[str]) -> None:
+    overrides = ["optimizer.momentum=0.9", "schedule.kind=plateau", "evaluation.every=1it", *more]
+    left = make_run(tmp_path, *overrides)
     left.train()
     state = state_of(left)
-    assert state.keys() == checkpoint.KEYS
+    assert state.keys() == checkpoint.KEYS | checkpoint.LATER_KEYS
+    assert all((state[key] is not None) == bool(more) for key in checkpoint.LATER_KEYS)
     saved = checkpoint.load(tmp_path / "run")
     assert saved.pop("format") == checkpoint.FORMAT
-    taken_up = make_run(tmp_path, "optimizer.momentum=0.9", "schedule.kind=plateau", "evaluation.every=1it")
+    taken_up = make_run(tmp_path, *overrides)
     for other in (saved, state_of(taken_up)):
         for key in state.keys() - {"model"}:
             assert_equal(other[key], state[key], key)

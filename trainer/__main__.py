@@ -1,4 +1,4 @@
-"""`python -m trainer train | evaluate | report | bench | doctor`, alone or under `accelerate launch -m trainer ...`."""
+"""`python -m trainer train | evaluate | recalibrate | ...`, alone or under `accelerate launch -m trainer ...`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     _add_evaluate(commands)
+
+    recalibrate = commands.add_parser(
+        "recalibrate",
+        help="a checkpoint with batch norm's statistics over training images",
+        description="Write a new checkpoint whose batch norm has the plain averages of means and variances over "
+        "training images, cropped and coloured as in training, in place of its moving averages. CHECKPOINT stays.",
+    )
+    recalibrate.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run folder, a checkpoint's folder or its state.pt"
+    )
+    recalibrate.add_argument("--data", required=True, metavar="TRAIN.beton", help="training data")
+    recalibrate.add_argument("--images", type=int, metavar="N", help="how many of them (default: the recipe's)")
+    recalibrate.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the new one (default: recalibrated-NAME beside CHECKPOINT)"
+    )
+    recalibrate.set_defaults(run=_recalibrate)
 
     report = commands.add_parser(
         "report",
@@ -226,6 +242,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     from trainer.evaluation.command import evaluate_checkpoints, parse_options
 
     evaluate_checkpoints(args.checkpoints, args.data, parse_options(args))
+    return 0
+
+
+def _recalibrate(args: argparse.Namespace) -> int:
+    from trainer.recalibration import recalibrate_checkpoint
+
+    recalibrate_checkpoint(args.checkpoint, args.data, images=args.images, out=args.out)
     return 0
 
 

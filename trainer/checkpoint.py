@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ DESCRIPTION: Final = "checkpoint.json"
 PARTIAL: Final = ".partial-"
 REPLACED: Final = ".replaced-"
 DAMAGED: Final = "damaged-"
+RECALIBRATED: Final = "recalibrated-"
 _READ_BYTES: Final = 1 << 20
 
 KEYS: Final = frozenset(
@@ -54,6 +56,9 @@ KEYS: Final = frozenset(
 )
 """What a checkpoint holds (see `run_state.state_of`)."""
 
+LATER_KEYS: Final = frozenset(["ema", "recalibrated"])
+"""What it holds besides: None where there is nothing of the kind; lacking in checkpoints that are older than they."""
+
 
 class Damaged(UsageError):
     """It is not what was written."""
@@ -77,31 +82,38 @@ def save(run_dir: Path, state: dict[str, Any], *, keep: int) -> Path:
     Raises:
         RunError: it could not be written; earlier checkpoints are untouched.
     """
-    import torch
 
     folder = checkpoints_dir(run_dir)
     final = folder / name_of(state["step"])
     partial = folder / f"{PARTIAL}{final.name}"
-    try:
+    with _whole_or_not_at_all(partial, final):
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        partial.mkdir()
-        torch.save({"format": FORMAT, **state}, partial / STATE)
-        _describe(partial, state)
-        for path in (partial / STATE, partial / DESCRIPTION, partial):
-            sync(path)
+        _write(partial, state)
         replaced = _set_aside(final)
         os.rename(partial, final)
         sync(folder)
         if replaced is not None:
             shutil.rmtree(replaced, ignore_errors=True)
         link(run_dir, state)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"{final}: cannot write the checkpoint: {_reason(error, folder)}") from error
     _rotate(folder, keep)
     return final
+
+
+def write(final: Path, state: dict[str, Any]) -> None:
+    """Write `state` as the checkpoint's folder `final`, which must not exist: one that no run goes on from.
+
+    Raises:
+        RunError: it could not be written; there is nothing of it.
+    """
+    partial = final.with_name(f".{final.name}.partial")  # not PARTIAL, which a run at work in this folder would remove
+    with _whole_or_not_at_all(partial, final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        _write(partial, state)
+        os.rename(partial, final)
+        sync(final.parent)
 
 
 def link(run_dir: Path, state: dict[str, Any]) -> None:
@@ -162,7 +174,7 @@ def load(path: str | Path) -> dict[str, Any]:
     missing = sorted(KEYS - state.keys())
     if missing:
         raise UsageError(f"{file}: not a whole checkpoint: {', '.join(missing)} missing")
-    return dict(state)
+    return {**dict.fromkeys(LATER_KEYS), **state}
 
 
 def saved_samples(run_dir: Path) -> int | None:
@@ -217,6 +229,25 @@ def _by_step(folder: Path) -> list[Path]:
     """The checkpoints, the newest first."""
     steps = [int(path.name[5:]) for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdecimal()]
     return [folder / name_of(step) for step in sorted(set(steps), reverse=True) if (folder / name_of(step)).is_dir()]
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(partial: Path, final: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"{final}: cannot write the checkpoint: {_reason(error, final.parent)}") from error
+
+
+def _write(partial: Path, state: dict[str, Any]) -> None:
+    import torch
+
+    partial.mkdir()
+    torch.save({**state, "format": FORMAT}, partial / STATE)
+    _describe(partial, state)
+    for path in (partial / STATE, partial / DESCRIPTION, partial):
+        sync(path)
 
 
 def _describe(folder: Path, state: dict[str, Any]) -> None:

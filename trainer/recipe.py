@@ -106,6 +106,20 @@ class OptimizerRecipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay: Literal["all", "conv_and_fc", "no_norm_bias"] = "all"
+    ema: float = 0.0
+    """What a step leaves of the exponential moving average of the weights, e.g. 0.9999; 0: there is none. It is in the
+    checkpoints, beside the weights; validation while training is of the weights."""
+
+
+@dataclass
+class BatchNormRecipe:
+    """Its statistics at the end of the run (trap T5), see `trainer.batch_norm.population_statistics`."""
+
+    recalibrate: bool = False
+    """Before the last validation, which is of them: the last checkpoint's network has the averages over many training
+    images, in place of the moving averages. A longer budget goes on with those all the same."""
+    images: int = 50_000
+    """Rounded up to whole micro-batches. More than the data have are taken from the next epoch, cropped anew."""
 
 
 @dataclass
@@ -203,6 +217,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    batch_norm: BatchNormRecipe = field(default_factory=BatchNormRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)

@@ -30,6 +30,8 @@ def check(recipe: Recipe, source: str) -> None:
         (0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "a number in [0, 1)"),
         (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
         (0 <= recipe.model.dropout < 1, "model.dropout", recipe.model.dropout, "a probability in [0, 1)"),
+        (0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "a number in [0, 1); 0 is off, 0.9999 is usual"),
+        (recipe.batch_norm.images > 0, "batch_norm.images", recipe.batch_norm.images, "a positive number of images"),
         (data.size > 0, "data.size", data.size, "a positive number of pixels"),
         (
             data.crop != "scale" or data.size <= data.min_side <= data.max_side,

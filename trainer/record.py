@@ -46,7 +46,7 @@ class Record:
             raise RunError(f"{self._run_dir / METRICS}: cannot write it: {error.strerror}") from error
         if self._tensorboard is not None:
             for name, value in values.items():
-                if isinstance(value, (int, float)):
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, samples)
 
     def write_milestones(self, drops: list[Drop], global_batch: int) -> None:

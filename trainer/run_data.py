@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from trainer.data.colour import Preprocess
+from trainer.data.colour import ColourStatistics, Preprocess
 from trainer.data.cut_loader import CutLoader
 from trainer.data.dataset import (
+    Dataset,
     check_same_classes,
     check_training_crops,
     colour_of,
@@ -43,14 +44,24 @@ class RunData:
         self.preprocess = Preprocess(self.statistics, recipe.data.colour, self.mean_image).to(device)
 
     def _training_loader(self, recipe: Recipe, device: torch.device) -> Loader | FfcvLoader:
-        red, green, blue = (round(value) for value in self.statistics.mean)
-        options: dict[str, Any] = {
-            "threads": recipe.data.threads,
-            "prefetch": recipe.data.prefetch,
-            "colour_seed": recipe.seed if recipe.data.colour > 0 else None,
-            "fill": (red, green, blue),
-        }
         if recipe.data.engine == "ffcv":
+            options = _training_options(recipe, self.statistics)
             return FfcvLoader(self.train.beton, training_crops(recipe), device, **options)
-        options["replacement_seed"] = recipe.seed if recipe.data.on_error == "skip" else None
-        return Loader(self.train.beton, training_crops(recipe), device, **options)
+        return native_loader(recipe, self.train, self.statistics, device)
+
+
+def native_loader(recipe: Recipe, data: Dataset, statistics: ColourStatistics, device: torch.device) -> Loader:
+    """What makes the training batches of `data`, whatever `data.engine` is: both make the same."""
+    options = _training_options(recipe, statistics)
+    options["replacement_seed"] = recipe.seed if recipe.data.on_error == "skip" else None
+    return Loader(data.beton, training_crops(recipe), device, **options)
+
+
+def _training_options(recipe: Recipe, statistics: ColourStatistics) -> dict[str, Any]:
+    red, green, blue = (round(value) for value in statistics.mean)
+    return {
+        "threads": recipe.data.threads,
+        "prefetch": recipe.data.prefetch,
+        "colour_seed": recipe.seed if recipe.data.colour > 0 else None,
+        "fill": (red, green, blue),
+    }

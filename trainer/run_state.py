@@ -10,11 +10,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import torch.distributed as dist
 
-from trainer.batch_norm import average_statistics, gather_statistics, running_statistics, set_statistics
+from trainer.batch_norm import (
+    average_statistics,
+    gather_statistics,
+    set_statistics,
+    statistics_for,
+    with_statistics,
+)
 from trainer.data.random import counter_uint64
 from trainer.errors import UsageError
+from trainer.recalibration import Population
 from trainer.recipe import recipe_to_dict
 from trainer.run_folder import versions
 
@@ -37,18 +43,20 @@ def seed_network(seed: int, position: int) -> None:
 def state_of(run: Run) -> dict[str, Any]:
     """Everything. All ranks call this: the model has BN's statistics of all of them.
 
-    Each rank goes on with its own statistics, so that a run that was stopped is bit for bit the one that was not.
+    Each rank goes on with its own statistics, so that a run that was stopped is bit for bit the one that was not; also
+    from its end, where the model has those of the population.
     """
-    statistics = gather_statistics(run.module)
-    model = run.module.state_dict()
-    if dist.is_available() and dist.is_initialized():
-        model = _with_statistics(run, model, average_statistics(statistics))
+    moving = gather_statistics(run.module)
+    population = run.population if run.is_recalibrated else None
+    statistics = average_statistics(moving) if population is None else population.statistics
     scaler = run.accelerator.scaler
     return {
         "step": run.step_number,
         "samples": run.samples,
-        "model": model,
-        "batch_norm_of_ranks": statistics,
+        "model": with_statistics(run.module, run.module.state_dict(), statistics),
+        "batch_norm_of_ranks": moving,
+        "ema": None if run.ema is None else run.ema.state_dict(None if population is None else population.of_ema),
+        "recalibrated": None if population is None else population.facts(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
         "schedule": run.schedule.state_dict(),
@@ -82,20 +90,14 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         raise UsageError(
             f"{run.recipe.run_dir}: its checkpoint is of another network than {run.recipe.model.name} ({reason[:500]})"
         ) from error
-    statistics = state["batch_norm_of_ranks"]
-    if len(statistics) == run.world_size:
-        set_statistics(run.module, statistics[run.rank])
+    set_statistics(run.module, statistics_for(state["batch_norm_of_ranks"], run.rank, run.world_size))
+    if run.ema is not None and state["ema"] is not None:
+        run.ema.load_state_dict(state["ema"], run.rank, run.world_size)
+    elif run.ema is not None:
+        run.ema.begin()
+    run.population = Population.in_state(run.module, state)
     if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     run.schedule.load_state_dict(state["schedule"])
     run.samples, run.validated, run.best = state["samples"], state["validated"], state["best"]
     run.skipped, run.nonfinite = state["skipped"], state["nonfinite"]
-
-
-def _with_statistics(run: Run, model: dict[str, Any], values: torch.Tensor) -> dict[str, Any]:
-    """The state of the model with other running statistics; those of the model itself stay."""
-    names = {id(buffer): name for name, buffer in run.module.named_buffers()}
-    buffers = running_statistics(run.module)
-    parts = values.split([buffer.numel() for buffer in buffers])
-    averaged = {names[id(b)]: part.view_as(b) for b, part in zip(buffers, parts, strict=True)}
-    return {**model, **averaged}

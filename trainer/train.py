@@ -25,18 +25,20 @@ from accelerate.utils import set_seed
 
 from trainer import checkpoint
 from trainer.agreement import Agreement, lost_contact
-from trainer.batch_norm import combine_statistics, set_momentum
+from trainer.batch_norm import combine_statistics, set_momentum, statistics_set
 from trainer.console import RunConsole, Status
 from trainer.data.dataset import read_ahead
 from trainer.data.loader import Batch
 from trainer.data.order import Ints
 from trainer.data.readahead import reading_ahead
+from trainer.ema import MovingAverage
 from trainer.errors import Interrupted, Preempted, RunError
 from trainer.evaluation import Network, Result, Share, evaluate
 from trainer.gradients import ExactGradients
 from trainer.models import create_model, parameter_groups
 from trainer.nonfinite import StepGuard, is_finite
 from trainer.processes import check_world_size, start_accelerator
+from trainer.recalibration import Population, recalibrate_run
 from trainer.recipe import Recipe
 from trainer.record import Record
 from trainer.run_data import RunData
@@ -107,6 +109,8 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
         size, data = recipe.data.size, self.data
         self.network = Network(self.module, size, data.statistics, data.mean_image, accelerator.device)
+        self.ema = MovingAverage(self.module, recipe.optimizer.ema) if recipe.optimizer.ema else None
+        self.population: Population | None = None  # of the position that it says, the end of a budget
         self.exact = ExactGradients(self.module) if recipe.trainer.deterministic else None
         self.guard = StepGuard(self.module, accelerator.scaler is None) if self._skips_nonfinite else None
         self.schedule = Schedule(recipe)
@@ -136,7 +140,7 @@ class Run:
     def train(self) -> None:
         """From the current position to the end of the budget."""
         recipe, main = self.recipe, self.accelerator.is_main_process
-        if self.samples >= self.budget and self.validated == self.samples:
+        if self.samples >= self.budget and self._is_validated:
             if main:
                 more = "to train on, give a longer schedule.budget= and resume.allow=[schedule.budget]"
                 print(f"{recipe.run_dir}: already finished, at step {self.step_number:,}; {more}", flush=True)
@@ -169,7 +173,7 @@ class Run:
 
     def _loop(self) -> None:
         # What a stop kept from being validated, before it goes on as if there had been none.
-        if self._due(self.validate_every) and self.validated != self.samples:
+        if self._due(self.validate_every) and not self._is_validated:
             self._validate_and_save(validate=True, save=True)
         order = self.data.order.batches(self.samples, self.budget, self.global_batch, self.rank, self.world_size)
         with (
@@ -211,6 +215,8 @@ class Run:
             self.exact.finish(self.global_batch // self.micro_batch)
         if self.guard is None or self.guard.allows(mean_loss):
             self.optimizer.step()
+            if self.ema is not None and not self.optimizer.step_was_skipped:  # by a scaler
+                self.ema.update()
         else:
             mean_loss.fill_(math.nan)  # so that it is told of and counted, also where only a gradient was not finite
         self.optimizer.zero_grad()
@@ -234,25 +240,35 @@ class Run:
     def validate(self) -> Result:
         """Top-1 and top-5 error of the centre crop; the schedule takes note of it.
 
+        At the end of the budget it is of the population's statistics, if the recipe says so. They are no part of the
+        training: neither the schedule nor the moving averages get to know of them, and a longer budget goes on as if
+        they had not been.
+
         Raises:
             Stopped: all ranks were asked to stop; nothing was noted.
         """
+        population = self._recalibrate() if self._ends_recalibrated else None
         self.status.activity = "validating"
-        combine_statistics(self.module)
         data, protocol, batch = self.data, self.data.protocol, self.recipe.evaluation.batch
         smallest = np.arange(len(data.val.beton) // self.world_size)
         requests_of_all = len(data.val_loader.requests(smallest, batch))
-        result = evaluate(
-            [self.network],
-            [protocol],
-            data.val_loader,
-            classes=len(data.train.classes),
-            batch=batch,
-            share=Share(self.rank, self.world_size),
-            read_ahead=read_ahead(self.recipe, data.val),
-            after_request=lambda requests, images: self._ask_to_stop(requests, requests_of_all),
-        )[protocol.name]
-        self.validated = self.samples
+        if population is None:
+            combine_statistics(self.module)
+        with contextlib.nullcontext() if population is None else statistics_set(self.module, population.statistics):
+            result = evaluate(
+                [self.network],
+                [protocol],
+                data.val_loader,
+                classes=len(data.train.classes),
+                batch=batch,
+                share=Share(self.rank, self.world_size),
+                read_ahead=read_ahead(self.recipe, data.val),
+                after_request=lambda requests, images: self._ask_to_stop(requests, requests_of_all),
+            )[protocol.name]
+        if population is None:
+            self.validated = self.samples
+        else:
+            self.population = population
         self.status.val_error = result.top1_error
         best = self.best is None or result.top1_error < self.best["top1_error"]
         if best:
@@ -266,18 +282,30 @@ class Run:
             loss=result.loss,
             images=result.images,
             seconds=round(result.seconds, 3),
+            recalibrated=population is not None,
         )
         self.console.message(
             f"epoch-equivalent {self.status.epoch:.4g}, step {self.step_number:,}: "
             f"validation top-1 error {result.top1_error:.2%}, top-5 {result.top5_error:.2%}, "
             f"loss {result.loss:.4f}{' (best)' if best else ''}"
         )
-        drop = self.schedule.observe(self.samples, result.top1_error)
+        drop = self.schedule.observe(self.samples, result.top1_error) if population is None else None
         if drop is not None:
             self.console.message(f"the error plateaus: learning rate {drop.lr:.4g} from step {self.step_number:,}")
             if self.record is not None:
                 self.record.write_milestones(self.schedule.drops, self.global_batch)
         return result
+
+    def _recalibrate(self) -> Population:
+        self.status.activity = "recalibrating"
+        began = time.perf_counter()
+        population, changes = recalibrate_run(self, self._ask_to_stop)
+        seconds = time.perf_counter() - began
+        self._record("recalibration", images=population.images, seconds=round(seconds, 3), **asdict(changes))
+        self.console.message(
+            f"batch norm recalibrated over {population.images:,} images, {seconds:.1f} s; moved {changes}"
+        )
+        return population
 
     def save(self) -> None:
         """Have a checkpoint written; the main process does, behind the loop."""
@@ -351,6 +379,21 @@ class Run:
 
     def _due(self, every: int) -> bool:
         return self.samples % every == 0 or self.samples >= self.budget
+
+    @property
+    def is_recalibrated(self) -> bool:
+        """Whether `population` is of this position."""
+        return self.population is not None and self.population.samples == self.samples
+
+    @property
+    def _ends_recalibrated(self) -> bool:
+        """Whether this is the end of the budget, and the last validation is to be of the population's statistics."""
+        return self.recipe.batch_norm.recalibrate and self.samples >= self.budget
+
+    @property
+    def _is_validated(self) -> bool:
+        """Whether the validation at this position, if there is to be one, was made."""
+        return self.is_recalibrated if self._ends_recalibrated else self.validated == self.samples
 
     def _is_best_now(self) -> bool:
         return self.best is not None and self.best["samples"] == self.samples

@@ -23,7 +23,7 @@ from trainer.doctor.check import ok, warn
 from trainer.doctor.disk import read_rate
 from trainer.doctor.run_folder import checkpoint_bytes
 from trainer.doctor.table import print_report
-from trainer.recipe import Recipe, load_recipe
+from trainer.recipe import OptimizerRecipe, Recipe, load_recipe
 from trainer.train import train
 
 RECIPE = """
@@ -273,8 +273,10 @@ class TestMeasuring:
         assert rate.bytes == 9 << 20
         assert 0 < rate.per_second < float("inf")
 
-    def test_resnet50_takes_its_weights_twice(self) -> None:
-        assert checkpoint_bytes(Recipe(), 1000) == pytest.approx(2 * 4 * 25_557_032, rel=0.01)
+    @pytest.mark.parametrize(("ema", "times"), [(0.0, 2), (0.999, 3)])
+    def test_resnet50_takes_its_weights_twice_and_once_more_for_an_average(self, ema: float, times: int) -> None:
+        recipe = Recipe(optimizer=OptimizerRecipe(ema=ema))
+        assert checkpoint_bytes(recipe, 1000) == pytest.approx(times * 4 * 25_557_032, rel=0.01)
 
 
 class TestTable:

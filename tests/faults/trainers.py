@@ -100,7 +100,10 @@ class Trainers:
         recipe = self.runs / "tiny.yaml"
         recipe.write_text("# all of it is in overrides\n{}\n")
         values = [f"data.train={self.data}/train.beton", f"data.val={self.data}/val.beton", f"runs={self.runs}"]
-        arguments = ["train", str(recipe), f"name={name}", *TINY, *values, *overrides]
+        return self.launch(name, ["train", str(recipe), f"name={name}", *TINY, *values, *overrides], world_size)
+
+    def launch(self, name: str, arguments: list[str], world_size: int) -> Trainer:
+        """Any command of `python -m trainer`, on several ranks; their outputs are files of this `name`."""
         trainer = Trainer([], [])
         port = free_port()
         for rank in range(world_size):

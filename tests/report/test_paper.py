@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.report.run_folders import CIFAR, evaluation, make_recipe, start, validation, write_evaluations, write_metrics
 from tests.samples import REPOSITORY
-from trainer.recipe import load_recipe
+from trainer.recipe import ModelRecipe, load_recipe
 from trainer.report.comparison import Measured, measured
 from trainer.report.paper import PROTOCOLS, published
 from trainer.report.paper_recipe import STATED, differing, values
@@ -29,7 +30,7 @@ RECIPES = REPOSITORY / "recipes"
     ],
 )
 def test_published_errors(model: str, shortcut: str | None, protocol: str, top1: float, top5: float | None) -> None:
-    found = published(model, shortcut, protocol)
+    found = published(ModelRecipe(model, shortcut), protocol)  # type: ignore[arg-type]
     assert found is not None
     assert (found.top1, found.top5) == (top1, top5)
 
@@ -47,7 +48,13 @@ def test_published_errors(model: str, shortcut: str | None, protocol: str, top1:
 )
 def test_what_was_not_published_has_no_number(model: str, shortcut: str | None, protocol: str) -> None:
     assert protocol in PROTOCOLS
-    assert published(model, shortcut, protocol) is None
+    assert published(ModelRecipe(model, shortcut), protocol) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", [{"kernel": 5}, {"skip": 1}, {"block": "bottleneck"}, {"dropout": 0.2}])
+def test_a_network_of_other_blocks_is_not_the_papers(other: dict[str, Any]) -> None:
+    assert published(ModelRecipe("cifar_resnet56"), "center") is not None
+    assert published(ModelRecipe("cifar_resnet56", **other), "center") is None
 
 
 def test_every_key_with_a_value_of_the_paper_is_one_of_the_recipe() -> None:

@@ -24,10 +24,12 @@ def run_folder_checks(recipe: Recipe) -> list[Check]:
 
 
 def checkpoint_bytes(recipe: Recipe, classes: int = CLASSES) -> int:
-    """What one checkpoint takes, but for kilobytes: the network, and the momentum of each of its parameters."""
+    """What one checkpoint takes, but for kilobytes: the network, its average if there is one, and the momentum of each
+    of its parameters."""
     with torch.device("meta"):
         model = create_model(num_classes=classes, **asdict(recipe.model))
-    tensors = [*model.state_dict().values(), *model.parameters()]
+    networks = 2 if recipe.optimizer.ema else 1
+    tensors = [*model.state_dict().values()] * networks + [*model.parameters()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

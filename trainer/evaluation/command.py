@@ -232,7 +232,7 @@ def _interval(interval: tuple[float, float]) -> str:
 
 
 def _papers(trained: Trained, protocol: Protocol) -> str:
-    found = published(trained.recipe.model.name, trained.recipe.model.shortcut, protocol.name)
+    found = published(trained.recipe.model, protocol.name)
     if found is None:
         return "–"
     return f"{found.top1:.2f}" + ("" if found.top5 is None else f" / {found.top5:.2f}")

@@ -93,7 +93,7 @@ def _evaluation(run: Run, line: Line) -> Measured:
 
 def _measured(run: Run, line: Line, view: str, step: int, protocol: str, notes: list[str]) -> Measured:
     model = run.recipe.model
-    paper = published(model.name, model.shortcut, protocol)
+    paper = published(model, protocol)
     expected = VALIDATION_IMAGES[family(model.name)]
     comparable = line["images"] == expected
     if paper is not None and not comparable:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from trainer.recipe import ModelRecipe
+
 
 class Published(NamedTuple):
     """Published errors of one network under one protocol, in percent."""
@@ -92,13 +94,14 @@ def option(model: str, shortcut: str | None) -> str:
     return shortcut or ("A" if family(model) == CIFAR else "B")
 
 
-def published(model: str, shortcut: str | None, protocol: str) -> Published | None:
-    """The published error of a network, None if there is none.
+def published(network: ModelRecipe, protocol: str) -> Published | None:
+    """The published error of a network; None if there is none, or it has other blocks than the paper's.
 
     Args:
-        model: as in recipes, e.g. "resnet50".
-        shortcut: None is the paper's choice for it.
         protocol: "center", "ten-crop", "multi-scale" or "multi-scale-dense"; of CIFAR networks "center" is the single
             view of the original image.
     """
-    return PAPER.get((model, option(model, shortcut), protocol))
+    papers = ModelRecipe(name=network.name)
+    if any(getattr(network, key) != getattr(papers, key) for key in ("block", "kernel", "skip", "dropout")):
+        return None
+    return PAPER.get((network.name, option(network.name, network.shortcut), protocol))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainer.files import write_atomically
 from trainer.recipe import Recipe
-from trainer.report.paper import SINGLE, published
+from trainer.report.paper import CENTER, PROTOCOLS, TEN_CROP, published
 from trainer.sweep.progress import Progress
 
 UNKNOWN: Final = "-"
@@ -89,10 +89,12 @@ def _rich_table(rows: list[Row]) -> Table:
 
 
 def _paper(recipe: Recipe) -> str:
-    paper = published(recipe.model.name, recipe.model.shortcut)
-    if paper is None:
-        return UNKNOWN
-    return f"{paper.top1:.2f}%" + ("" if paper.protocol == SINGLE else f" ({paper.protocol})")
+    """Of the validation's view, or else of the protocol that the paper compares networks by."""
+    for protocol in (CENTER, TEN_CROP):
+        paper = published(recipe.model, protocol)
+        if paper is not None:
+            return f"{paper.top1:.2f}%" + ("" if protocol == CENTER else f" ({PROTOCOLS[protocol]})")
+    return UNKNOWN
 
 
 def _state(progress: Progress, failed: int | None) -> str:
