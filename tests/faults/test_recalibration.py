@@ -33,7 +33,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_a_run_that_is_stopped_while_it_recalibrates_ends_as_one_that_was_not(
     trainers: Trainers, world_size: int, number: int
 ) -> None:
-    some = end(6, images=400)  # half a second and more
+    some = end(6, images=240)  # over in a third of a second at the earliest
     trainers.finish("straight", *some, world_size=world_size)
     trainer = trainers.start("stopped", *some, world_size=world_size)
     until(lambda: trainers.steps("stopped") >= 6)
