@@ -17,7 +17,6 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Final, NoReturn
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -25,7 +24,7 @@ from accelerate.utils import set_seed
 
 from trainer import checkpoint
 from trainer.agreement import Agreement, lost_contact
-from trainer.batch_norm import combine_statistics, set_momentum, statistics_set
+from trainer.batch_norm import set_momentum
 from trainer.console import RunConsole, Status
 from trainer.data.dataset import read_ahead
 from trainer.data.loader import Batch
@@ -33,12 +32,12 @@ from trainer.data.order import Ints
 from trainer.data.readahead import reading_ahead
 from trainer.ema import MovingAverage
 from trainer.errors import Interrupted, Preempted, RunError
-from trainer.evaluation import Network, Result, Share, evaluate
+from trainer.evaluation import Network
 from trainer.gradients import ExactGradients
 from trainer.models import create_model, parameter_groups
 from trainer.nonfinite import StepGuard, is_finite
 from trainer.processes import check_world_size, start_accelerator
-from trainer.recalibration import Population, recalibrate_run
+from trainer.recalibration import Population
 from trainer.recipe import Recipe
 from trainer.record import Record
 from trainer.run_data import RunData
@@ -47,6 +46,7 @@ from trainer.run_state import restore, seed_network, state_of
 from trainer.saver import Saver
 from trainer.schedule import Schedule
 from trainer.stops import Stop, Stopped, describe
+from trainer.validation import validate
 from trainer.window import Window, sum_over_ranks
 
 NAMED_SAMPLES: Final = 32
@@ -174,7 +174,7 @@ class Run:
     def _loop(self) -> None:
         # What a stop kept from being validated, before it goes on as if there had been none.
         if self._due(self.validate_every) and not self._is_validated:
-            self._validate_and_save(validate=True, save=True)
+            self._validate_and_save(due=True, save=True)
         order = self.data.order.batches(self.samples, self.budget, self.global_batch, self.rank, self.world_size)
         with (
             reading_ahead(read_ahead(self.recipe, self.data.train, self.data.order.chunks), order) as requests,
@@ -231,81 +231,11 @@ class Run:
         error = self.schedule.observe_step(self.samples, sum_over_ranks(correct))
         if error is not None:
             lr = self.schedule.lr(self.samples)
-            self._record("warmup", step=self.step_number, top1_error=error, lr=lr)
+            self.note("warmup", step=self.step_number, top1_error=error, lr=lr)
             self.console.message(
                 f"the training error is {error:.2%}, the warm-up ends: learning rate {lr:.4g} "
                 f"from step {self.step_number:,}"
             )
-
-    def validate(self) -> Result:
-        """Top-1 and top-5 error of the centre crop; the schedule takes note of it.
-
-        At the end of the budget it is of the population's statistics, if the recipe says so. They are no part of the
-        training: neither the schedule nor the moving averages get to know of them, and a longer budget goes on as if
-        they had not been.
-
-        Raises:
-            Stopped: all ranks were asked to stop; nothing was noted.
-        """
-        population = self._recalibrate() if self._ends_recalibrated else None
-        self.status.activity = "validating"
-        data, protocol, batch = self.data, self.data.protocol, self.recipe.evaluation.batch
-        smallest = np.arange(len(data.val.beton) // self.world_size)
-        requests_of_all = len(data.val_loader.requests(smallest, batch))
-        if population is None:
-            combine_statistics(self.module)
-        with contextlib.nullcontext() if population is None else statistics_set(self.module, population.statistics):
-            result = evaluate(
-                [self.network],
-                [protocol],
-                data.val_loader,
-                classes=len(data.train.classes),
-                batch=batch,
-                share=Share(self.rank, self.world_size),
-                read_ahead=read_ahead(self.recipe, data.val),
-                after_request=lambda requests, images: self._ask_to_stop(requests, requests_of_all),
-            )[protocol.name]
-        if population is None:
-            self.validated = self.samples
-        else:
-            self.population = population
-        self.status.val_error = result.top1_error
-        best = self.best is None or result.top1_error < self.best["top1_error"]
-        if best:
-            errors = {"top1_error": result.top1_error, "top5_error": result.top5_error}
-            self.best = {**errors, "samples": self.samples, "step": self.step_number}
-            self.status.best_error = result.top1_error
-        self._record(
-            "validation",
-            top1_error=result.top1_error,
-            top5_error=result.top5_error,
-            loss=result.loss,
-            images=result.images,
-            seconds=round(result.seconds, 3),
-            recalibrated=population is not None,
-        )
-        self.console.message(
-            f"epoch-equivalent {self.status.epoch:.4g}, step {self.step_number:,}: "
-            f"validation top-1 error {result.top1_error:.2%}, top-5 {result.top5_error:.2%}, "
-            f"loss {result.loss:.4f}{' (best)' if best else ''}"
-        )
-        drop = self.schedule.observe(self.samples, result.top1_error) if population is None else None
-        if drop is not None:
-            self.console.message(f"the error plateaus: learning rate {drop.lr:.4g} from step {self.step_number:,}")
-            if self.record is not None:
-                self.record.write_milestones(self.schedule.drops, self.global_batch)
-        return result
-
-    def _recalibrate(self) -> Population:
-        self.status.activity = "recalibrating"
-        began = time.perf_counter()
-        population, changes = recalibrate_run(self, self._ask_to_stop)
-        seconds = time.perf_counter() - began
-        self._record("recalibration", images=population.images, seconds=round(seconds, 3), **asdict(changes))
-        self.console.message(
-            f"batch norm recalibrated over {population.images:,} images, {seconds:.1f} s; moved {changes}"
-        )
-        return population
 
     def save(self) -> None:
         """Have a checkpoint written; the main process does, behind the loop."""
@@ -320,7 +250,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.saver.save(state)
         self.saved_at = self.samples
-        self._record("checkpoint", step=self.step_number, stall=round(time.perf_counter() - began, 5))
+        self.note("checkpoint", step=self.step_number, stall=round(time.perf_counter() - began, 5))
 
     def _after_step(self, batch: Batch) -> None:
         self.window.count(self.global_batch, batch.wait, len(batch.skipped))
@@ -329,25 +259,25 @@ class Run:
         self.stop.set_unsaved(True)
         self.saver.check()
         cause, minutes_over = self.agreement.highest(self.stop.cause, self._minutes_are_over())
-        validate, save = self._due(self.validate_every), self._due(self.save_every) or bool(minutes_over)
-        if self._due(self.log_every) or validate or save or cause or self.window.is_first:
+        due, save = self._due(self.validate_every), self._due(self.save_every) or bool(minutes_over)
+        if self._due(self.log_every) or due or save or cause or self.window.is_first:
             self._log()
         self.console.tick()
         if cause and not self.samples >= self.budget:
             self._stop(cause)
-        if validate or save:
-            self._validate_and_save(validate, save)
+        if due or save:
+            self._validate_and_save(due, save)
             self.status.activity = "training"
             self.window.begin()
 
-    def _validate_and_save(self, validate: bool, save: bool) -> None:
-        if validate:
+    def _validate_and_save(self, due: bool, save: bool) -> None:
+        if due:
             try:
-                self.validate()
+                validate(self)
             except Stopped as stopped:
                 self._stop(stopped.cause)
         # A new best is saved even where no checkpoint is due: the best model has to be on disk.
-        if save or (validate and self._is_best_now()):
+        if save or (due and self._is_best_now()):
             self.save()
 
     def _minutes_are_over(self) -> bool:
@@ -356,7 +286,7 @@ class Run:
         idle = self.accelerator.is_main_process and self.saver.is_idle
         return idle and 0 < 60 * minutes < time.monotonic() - self.saver.ended
 
-    def _ask_to_stop(self, requests: int, requests_of_all: int) -> None:
+    def ask_to_stop(self, requests: int, requests_of_all: int) -> None:
         """While a validation goes on. Some ranks have one request more than others: of that nobody asks."""
         if requests <= requests_of_all:
             cause = self.agreement.highest(self.stop.cause)[0]
@@ -368,7 +298,7 @@ class Run:
         if self.saved_at != self.samples:
             self.save()
         self.saver.wait()
-        self._record("stop", step=self.step_number, cause=describe(cause))
+        self.note("stop", step=self.step_number, cause=describe(cause))
         self.stop.set_unsaved(False)
         self.agreement.wait()
         self.stop.end()
@@ -386,14 +316,14 @@ class Run:
         return self.population is not None and self.population.samples == self.samples
 
     @property
-    def _ends_recalibrated(self) -> bool:
+    def ends_recalibrated(self) -> bool:
         """Whether this is the end of the budget, and the last validation is to be of the population's statistics."""
         return self.recipe.batch_norm.recalibrate and self.samples >= self.budget
 
     @property
     def _is_validated(self) -> bool:
         """Whether the validation at this position, if there is to be one, was made."""
-        return self.is_recalibrated if self._ends_recalibrated else self.validated == self.samples
+        return self.is_recalibrated if self.ends_recalibrated else self.validated == self.samples
 
     def _is_best_now(self) -> bool:
         return self.best is not None and self.best["samples"] == self.samples
@@ -410,7 +340,7 @@ class Run:
         loss = fmean(finite) if finite else math.nan
         self.status.loss, self.status.train_error = loss, sums.top1_error
         self.status.images_per_s, self.status.wait_share = images_per_s, wait_share
-        self._record(
+        self.note(
             "train",
             step=self.step_number,
             lr=self.status.lr,
@@ -429,7 +359,7 @@ class Run:
     def _nonfinite(self, step: int, loss: float) -> None:
         """Tell of a step (counted from 0) whose loss was not finite; end the run, unless such steps are skipped."""
         ids = copy(self.data.order).take(step * self.global_batch, self.global_batch).ids.tolist()
-        self._record("nonfinite", step=step + 1, loss=str(loss), sample_ids=ids)
+        self.note("nonfinite", step=step + 1, loss=str(loss), sample_ids=ids)
         more = f" and {len(ids) - NAMED_SAMPLES} more, in metrics.jsonl" if len(ids) > NAMED_SAMPLES else ""
         what = f"the loss is {loss} at step {step + 1:,}, of samples {', '.join(map(str, ids[:NAMED_SAMPLES]))}{more}"
         if not self._skips_nonfinite:
@@ -450,7 +380,8 @@ class Run:
     def _skips_nonfinite(self) -> bool:
         return self.recipe.trainer.on_nonfinite == "skip"
 
-    def _record(self, kind: str, **values: Any) -> None:
+    def note(self, kind: str, **values: Any) -> None:
+        """Write a line of metrics, of this position."""
         if self.record is not None:
             self.record.write(kind, self.samples, {"epoch": round(self.status.epoch, 5), **values})
 
@@ -476,7 +407,7 @@ class Run:
             f"{self.global_batch // self.world_size // self.micro_batch} micro-batch(es) of {self.micro_batch}; "
             f"{self.accelerator.device.type}, {self.recipe.precision}"
         )
-        self._record(
+        self.note(
             "start",
             world_size=self.world_size,
             device=self.accelerator.device.type,
