@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -79,10 +80,13 @@ def to_markdown(rows: list[Row]) -> str:
 
 
 def _rich_table(rows: list[Row]) -> Table:
-    table = Table(title="top-1 errors", title_justify="left", title_style="bold")
+    table = Table(title="top-1 errors", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    right = (HEADINGS.iterations, HEADINGS.validation, HEADINGS.training)
+    whole = (HEADINGS.network, HEADINGS.training, HEADINGS.state)
     for heading in HEADINGS:
-        right = heading in (HEADINGS.iterations, HEADINGS.validation, HEADINGS.training)
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=heading in whole
+        )
     for row in rows:
         table.add_row(*row)
     return table
