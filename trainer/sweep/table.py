@@ -82,7 +82,7 @@ def to_markdown(rows: list[Row]) -> str:
 def _rich_table(rows: list[Row]) -> Table:
     table = Table(title="top-1 errors", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     right = (HEADINGS.iterations, HEADINGS.validation, HEADINGS.training)
-    whole = (HEADINGS.network, HEADINGS.training, HEADINGS.state)
+    whole = (HEADINGS.network, HEADINGS.iterations, HEADINGS.training, HEADINGS.state)
     for heading in HEADINGS:
         table.add_column(
             heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=heading in whole
