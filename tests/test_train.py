@@ -22,7 +22,7 @@ from trainer.errors import RunError, UsageError
 from trainer.evaluation.command import Options, evaluate_checkpoints
 from trainer.recipe import Recipe, load_recipe
 from trainer.record import read_metrics
-from trainer.report import report
+from trainer.report.command import report
 from trainer.train import train
 
 OVERRIDES = [

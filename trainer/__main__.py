@@ -253,7 +253,7 @@ def _recalibrate(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from trainer.report import report
+    from trainer.report.command import report
 
     report(args.runs, args.out)
     return 0

@@ -67,6 +67,10 @@ def test_the_recipes_differ_from_the_paper_where_they_say_so() -> None:
     assert differing(load_recipe(RECIPES / "imagenet" / "plain34.yaml")) == imagenet
     assert differing(load_recipe(RECIPES / "imagenet" / "paper_600k.yaml")) == imagenet - {"schedule.budget"}
     assert differing(load_recipe(RECIPES / "cifar10" / "resnet20.yaml")) == set()
+    assert differing(load_recipe(RECIPES / "cifar10" / "resnet110.yaml")) == set()
+    ablations = RECIPES / "cifar10" / "ablations"
+    assert differing(load_recipe(ablations / "resnet56_bottleneck.yaml")) == {"model.block"}
+    assert differing(load_recipe(ablations / "resnet20_kernel5.yaml")) == {"model.kernel"}
 
 
 @pytest.mark.parametrize(

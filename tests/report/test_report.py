@@ -24,7 +24,7 @@ from tests.report.run_folders import (
     write_run,
 )
 from trainer.__main__ import main
-from trainer.report import report
+from trainer.report.command import report
 from trainer.report.html import Html, table, tag
 
 VOID = ("img", "meta")

@@ -21,6 +21,10 @@ class Stated(NamedTuple):
     """Whether the key has any effect under a recipe."""
 
 
+_WARMED_UP: Final = ("cifar_resnet110", "cifar_resnet1202")
+"""Networks that section 4.2 begins at a learning rate of 0.01."""
+
+
 def _has_bottlenecks(recipe: Recipe) -> bool:
     return recipe.model.name in ("resnet50", "resnet101", "resnet152")
 
@@ -40,6 +44,10 @@ STATED: Final[dict[str, Stated]] = {
     ),  # A, B and C are compared
     "model.stride_in": Stated("1x1", _NOT_GIVEN, _has_bottlenecks),
     "model.stem_pool": Stated("caffe", _NOT_GIVEN),
+    "model.block": Stated(_NOT_GIVEN, "basic"),
+    "model.kernel": Stated(_NOT_GIVEN, 3),
+    "model.skip": Stated(_NOT_GIVEN, 2, lambda recipe: "plain" not in recipe.model.name),
+    "model.dropout": Stated(0.0, 0.0),
     "data.size": Stated(224, 32),
     "data.crop": Stated("scale", "padded"),
     "data.min_side": Stated(256, _NOT_GIVEN, _scales),
@@ -54,25 +62,30 @@ STATED: Final[dict[str, Stated]] = {
     "optimizer.momentum": Stated(0.9, 0.9),
     "optimizer.weight_decay": Stated(1e-4, 1e-4),
     "optimizer.decay": Stated("all", "all"),
+    "optimizer.ema": Stated(0.0, 0.0),
+    "batch_norm.recalibrate": Stated(True, _NOT_GIVEN),
     "schedule.budget": Stated("600000it", "64000it"),
     "schedule.kind": Stated("plateau", "step"),
     "schedule.factor": Stated(0.1, 0.1, _drops),
     "schedule.milestones": Stated(_NOT_GIVEN, ["32000it", "48000it"], lambda recipe: recipe.schedule.kind == "step"),
     "schedule.warmup": Stated("0it", "0it"),
+    "schedule.warmup_until_error": Stated(0.0, 0.0, lambda recipe: recipe.model.name not in _WARMED_UP),
     "evaluation.resize": Stated(256, 32),
 }
-"""Sections 3.4 and 4.2; decay, stride, stem and the views of validation are the released models'."""
+"""Sections 3.4 and 4.2; decay, stride, stem, recalibration and the views of validation are the released models'."""
 
 _AMOUNTS: Final = ("schedule.budget", "schedule.milestones", "schedule.warmup")
 
 
 def values(recipe: Recipe) -> dict[str, Any]:
-    """Every value of a recipe by its dotted key, with the shortcut that null stands for."""
+    """Every value of a recipe by its dotted key, with the shortcut and the block that null stands for."""
     flat: dict[str, Any] = {}
     for name, content in asdict(recipe).items():
         group = content.items() if isinstance(content, dict) else ()
         flat |= {f"{name}.{key}": value for key, value in group} or {name: content}
-    return flat | {"model.shortcut": option(recipe.model.name, recipe.model.shortcut) or None}
+    shortcut = option(recipe.model.name, recipe.model.shortcut) or None
+    block = recipe.model.block or ("basic" if family(recipe.model.name) == CIFAR else None)
+    return flat | {"model.shortcut": shortcut, "model.block": block}
 
 
 def paper_value(key: str, model: str) -> Any | None:
