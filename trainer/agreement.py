@@ -47,8 +47,8 @@ class Agreement:
 
 
 @contextmanager
-def lost_contact() -> Iterator[None]:
-    """Errors of torch's collectives, of any backend, become `LostContact`."""
+def lost_contact(then: str = "The same command goes on from the last checkpoint") -> Iterator[None]:
+    """Errors of torch's collectives, of any backend, become `LostContact`, which ends with what to do `then`."""
     try:
         yield
     except RuntimeError as error:
@@ -57,5 +57,5 @@ def lost_contact() -> Iterator[None]:
         reason = " ".join(str(error).split("] ", 1)[-1].split()).split(". This is typically")[0]
         raise LostContact(
             f"lost contact with another process of the run ({reason}); what ended it is said above or in the log of "
-            "its node. The same command goes on from the last checkpoint"
+            f"its node. {then}"
         ) from error

@@ -203,7 +203,7 @@ def recalibrate_checkpoint(path: str, data_path: str, *, images: int | None = No
     check_same_classes(data, state["classes"], str(file))
     check_training_crops(recipe, data)
     accelerator = Accelerator(mixed_precision="no")
-    with lost_contact():
+    with lost_contact("Start again"):
         _recalibrate_state(state, recipe, data, micro_batches_of(images, recipe), accelerator)
         if accelerator.is_main_process:
             checkpoint.write(out, state)

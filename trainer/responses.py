@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainer.agreement import lost_contact
 from trainer.console import table_console
 from trainer.data.colour import Preprocess
 from trainer.data.crops import CenterCrop
@@ -34,10 +35,8 @@ from trainer.data.order import Request, evaluation_ids
 from trainer.data.readahead import reading_ahead
 from trainer.errors import RunError, UsageError
 from trainer.files import write_atomically
+from trainer.record import RESPONSES
 from trainer.trained import Trained, load_trained
-
-RESPONSES: Final = "responses.json"
-"""In a run folder."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,8 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
         raise UsageError(f"{trained.file}: {trained.recipe.model.name} has no 3x3 layer followed by batch norm")
     images = _count(data, images)
     file = _destination(trained, out)
-    responses = _measure(trained, data, images, accelerator)
+    with lost_contact("Start again"):
+        responses = _measure(trained, data, images, accelerator)
     if accelerator.is_main_process:
         content = {
             "step": trained.step,

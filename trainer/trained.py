@@ -33,6 +33,8 @@ class Trained:
     samples: int
     ema: bool
     """Whether the weights are the moving average."""
+    recalibrated: bool
+    """Whether batch norm has statistics over many training images, not moving averages."""
 
     @property
     def run_dir(self) -> Path | None:
@@ -46,7 +48,8 @@ class Trained:
     @property
     def title(self) -> str:
         """Network and position, for people."""
-        return f"{self.recipe.model.name}, step {self.step:,}{' (moving average)' if self.ema else ''}"
+        facts = ["moving average"] * self.ema + ["batch norm recalibrated"] * self.recalibrated
+        return f"{self.recipe.model.name}, step {self.step:,}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def load_trained(path: str | Path, *, ema: bool = False) -> Trained:
@@ -78,12 +81,13 @@ def load_trained(path: str | Path, *, ema: bool = False) -> Trained:
         state["step"],
         state["samples"],
         ema,
+        state["recalibrated"] is not None,
     )
 
 
 def _weights(state: dict[str, Any], file: Path, ema: bool) -> dict[str, torch.Tensor]:
     if not ema:
         return dict(state["model"])
-    if state.get("ema") is None:
+    if state["ema"] is None:
         raise UsageError(f"{file}: it has no moving average of the weights: its recipe has optimizer.ema=0")
     return dict(state["ema"]["model"])

@@ -22,8 +22,8 @@ def validate(run: Run) -> Result:
     """Top-1 and top-5 error of the centre crop; the schedule takes note of it.
 
     At the end of the budget it is of the population's statistics, if the recipe says so. They are no part of the
-    training: neither the schedule nor the moving averages get to know of them, and a longer budget goes on as if they
-    had not been.
+    training: neither the schedule nor the moving averages get to know of them, and a longer budget trains on as if they
+    had not been. Only `best` knows them, and later validations have to be better.
 
     Raises:
         Stopped: all ranks were asked to stop; nothing was noted.

@@ -124,7 +124,9 @@ def test_results_do_not_depend_on_the_batch_or_on_what_else_is_asked(trained: Tr
         ("multi-scale", None, "multi-scale"),
         ("multi-scale", "dense", "multi-scale-dense"),
     ):
-        options = {"protocol": protocol, "pool": pool, "scales": SCALES, "batch": 5}
+        options: dict[str, Any] = {"protocol": protocol, "pool": pool, "scales": SCALES, "batch": 5}
+        if protocol != "multi-scale":
+            del options["scales"]
         _, alone = scores_of(trained, trained.jpegs, tmp_path, **options)
         assert set(alone.files) == {"labels", "classes", name}
         assert np.abs(alone[name] - together[name]).max() < 1e-5
@@ -183,11 +185,15 @@ def test_a_run_folder_keeps_its_evaluations(trained: Trained, capsys: pytest.Cap
         ({"protocol": "tencrop"}, "--protocol: 'tencrop' is not a protocol \\(did you mean 'ten-crop'"),
         ({"protocol": ""}, "--protocol: expected some of center, ten-crop, multi-scale, all"),
         ({"protocol": "multi-scale", "scales": (12, 20)}, "--scales: 12 is below the network's crops of 16"),
+        ({"scales": (20,)}, "--scales: only multi-scale has several"),
+        ({"protocol": "multi-scale", "resize": 18}, "--resize: of center and ten-crop"),
+        ({"resize": 0}, "--resize: 0 is below the network's crops of 16"),
         ({"resize": 8}, "--resize: 8 is below the network's crops of 16"),
         ({"pool": "dense"}, "--pool: only multi-scale has whole images"),
         ({"batch": 0}, "--batch is 0"),
         ({"ema": True}, "no moving average of the weights"),
         ({"predictions": Path("nowhere/out.npz")}, "cannot write into nowhere"),
+        ({"predictions": Path("/")}, "is a folder"),
     ],
 )
 def test_wrong_options_are_refused(trained: Trained, options: dict[str, Any], message: str) -> None:
@@ -198,7 +204,7 @@ def test_wrong_options_are_refused(trained: Trained, options: dict[str, Any], me
 def test_the_papers_scales_are_the_default_for_224_pixels() -> None:
     assert default_scales(224) == PAPER_SCALES
     assert default_scales(32) == (32, 37, 55, 69, 91)
-    protocols = {p.name: p for p in choose("all", size=224, resize=256, scales=None, pool=None, flip=None)}
+    protocols = {p.name: p for p in choose("all", size=224, validated_with=256)}
     assert {name: len(protocol.views) for name, protocol in protocols.items()} == {
         "center": 1,
         "ten-crop": 10,

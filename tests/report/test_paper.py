@@ -145,7 +145,7 @@ class TestComparison:
         assert found.notes == [
             "shorter side 224, 288",
             "logits averaged",
-            "not flipped",
+            "no mirror images",
             "global pooling",
             "averaged weights",
             "not the validation data of training",

@@ -1,7 +1,7 @@
 """From a beton to cuts of its images on the device: every image is read and decoded once, however many cuts it has.
 
 Cuts of one size lie in one block, whatever image they are of, so that batches for the network are filled from blocks
-without padding (see `trainer.evaluation.scores`).
+without padding (see `trainer.evaluation.scorer`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer.errors import RunError
 from trainer.jpeg import Pool
 
 REQUEST_BYTES: Final = 64 << 20
-"""Pixels of a request: 445 centre crops of 224 pixels, 85 images in five crops, 3 in five crops of five scales."""
+"""Of a request: 445 images with one crop of 224 pixels, 74 with the six of ten-crop, 14 with those of five scales."""
 
 
 @dataclass

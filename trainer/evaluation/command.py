@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from trainer.agreement import lost_contact
 from trainer.console import duration, table_console
 from trainer.data.cut_loader import CutLoader
 from trainer.data.dataset import Dataset, check_same_classes, open_dataset, read_ahead
@@ -25,11 +28,9 @@ from trainer.evaluation.evaluate import Predictions, Result, Share, evaluate
 from trainer.evaluation.network import SCORES, Network, Score
 from trainer.evaluation.predictions import write_predictions
 from trainer.evaluation.protocols import POOLS, Pool, Protocol, all_cuts, choose
-from trainer.report.paper import published
+from trainer.record import EVALUATIONS
+from trainer.report.paper import VALIDATION_IMAGES, family, published
 from trainer.trained import Trained, load_trained
-
-EVALUATIONS: Final = "evaluations.jsonl"
-"""In the run folder: one object a protocol that one of its checkpoints was evaluated by."""
 
 TRUTHS: Final = ("true", "false")
 
@@ -100,15 +101,21 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options 
     """
     if options.batch < 1:
         raise UsageError(f"--batch is {options.batch}, expected a positive number of images")
-    if options.predictions is not None and not os.access(options.predictions.parent, os.W_OK):
-        raise UsageError(f"--predictions {options.predictions}: cannot write into {options.predictions.parent}")
+    if options.predictions is not None:
+        _check_file("--predictions", options.predictions)
     trained = [load_trained(path, ema=options.ema) for path in paths]
     data = open_dataset(data_path)
     _check_together(trained, data)
     first = trained[0]
-    size, resize = first.recipe.data.size, options.resize or first.recipe.evaluation.resize
+    size = first.recipe.data.size
     protocols = choose(
-        options.protocol, size=size, resize=resize, scales=options.scales, pool=options.pool, flip=options.flip
+        options.protocol,
+        size=size,
+        validated_with=first.recipe.evaluation.resize,
+        resize=options.resize,
+        scales=options.scales,
+        pool=options.pool,
+        flip=options.flip,
     )
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
     accelerator = Accelerator(mixed_precision="no")
@@ -117,7 +124,7 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options 
     share = Share(accelerator.process_index, accelerator.num_processes)
     kept = Predictions() if options.predictions is not None else None
     main = accelerator.is_main_process
-    with _Progress(len(share.ids(len(data.beton))), shown=main) as progress:
+    with _explained(options), _Progress(len(share.ids(len(data.beton))), shown=main) as progress:
         results = evaluate(
             networks,
             protocols,
@@ -130,14 +137,35 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options 
             predictions=kept,
             after_request=progress.show,
         )
-    if kept is not None and options.predictions is not None:
-        write_predictions(options.predictions, kept, protocols, data, first.classes, accelerator)
     if main:
-        _print(trained, data_path, protocols, results, options)
+        _print(trained, data, protocols, results, options)
         if len(trained) == 1:
             _keep(first, data, protocols, results, options)
+    if kept is not None and options.predictions is not None:
+        write_predictions(options.predictions, kept, protocols, data, first.classes, accelerator)
     accelerator.end_training()
     return results
+
+
+def _check_file(option: str, path: Path) -> None:
+    """Refuse at once what could not be written at the end."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; give the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{option} {path}: cannot write into {path.parent}; make the folder first")
+
+
+def _notes(data: Dataset, protocols: Sequence[Protocol]) -> list[str]:
+    """What should be known of the data."""
+    notes = [] if data.notice is None else [data.notice]
+    largest = max(scale for protocol in protocols for scale in protocol.scales)
+    smaller = int((np.minimum(data.beton.widths, data.beton.heights) < largest).sum())
+    if smaller and len(protocols[-1].scales) > 1:
+        notes.append(
+            f"{data.beton.path}: {smaller:,} of {len(data.beton):,} images have a shorter side below {largest} and "
+            "were enlarged; for the paper's scales convert without a cap (--max-short-side 0)"
+        )
+    return notes
 
 
 def _check_together(trained: Sequence[Trained], data: Dataset) -> None:
@@ -155,6 +183,15 @@ def _check_together(trained: Sequence[Trained], data: Dataset) -> None:
 
 def _on_device(trained: Trained, device: torch.device) -> Network:
     return Network(trained.on(device), trained.recipe.data.size, trained.statistics, trained.mean_image, device)
+
+
+@contextlib.contextmanager
+def _explained(options: Options) -> Iterator[None]:
+    try:
+        with lost_contact("Start again"):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"out of GPU memory with batches of {options.batch} crops; give a lower --batch") from error
 
 
 class _Progress:
@@ -185,7 +222,7 @@ class _Progress:
 
 def _print(
     trained: Sequence[Trained],
-    data_path: str,
+    data: Dataset,
     protocols: Sequence[Protocol],
     results: dict[str, Result],
     options: Options,
@@ -203,17 +240,19 @@ def _print(
             _interval(result.top1_interval),
             f"{result.top5_error:.2%}",
             _interval(result.top5_interval),
-            _papers(first, protocol) if len(trained) == 1 else "–",
+            _papers(first, protocol, result.images) if len(trained) == 1 else "–",
             f"{result.loss:.4f}",
         )
     result = results[protocols[0].name]
     console = table_console()
     names = first.title if len(trained) == 1 else f"ensemble of {', '.join(one.title for one in trained)}"
     console.print(
-        f"{names}, on {data_path}: {options.score} averaged, fp32", style="bold", markup=False, soft_wrap=True
+        f"{names}, on {data.beton.path}: {options.score} averaged, fp32", style="bold", markup=False, soft_wrap=True
     )
     console.print(table)
     rate = result.images / result.seconds
+    for note in _notes(data, protocols):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(f"{result.images:,} images in {duration(result.seconds)}, {rate:,.1f} images/s", highlight=False)
 
 
@@ -231,10 +270,10 @@ def _interval(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2%}\nto {interval[1]:.2%}"
 
 
-def _papers(trained: Trained, protocol: Protocol) -> str:
+def _papers(trained: Trained, protocol: Protocol, images: int) -> str:
     found = published(trained.recipe.model, protocol.name)
-    if found is None:
-        return "–"
+    if found is None or images != VALIDATION_IMAGES[family(trained.recipe.model.name)]:
+        return "–"  # no number, or none of these data
     return f"{found.top1:.2f}" + ("" if found.top5 is None else f" / {found.top5:.2f}")
 
 
@@ -260,6 +299,7 @@ def _line(trained: Trained, data: Dataset, protocol: Protocol, result: Result, o
         "pool": protocol.pool,
         "flip": protocol.flip,
         "ema": trained.ema,
+        "recalibrated": trained.recalibrated,
         "top1_error": result.top1_error,
         "top5_error": result.top5_error,
         "top1_interval": result.top1_interval,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import Tensor
 
+from trainer.data.crops import resized_sides
 from trainer.data.cut_loader import CutLoader
 from trainer.data.order import Ints, Request, evaluation_ids
 from trainer.data.readahead import ReadAhead, reading_ahead
@@ -152,7 +153,8 @@ def evaluate(
             for name, scores in scorer.finish().items():
                 sums[name] += _counts(scores, targets, score)
                 if predictions is not None:
-                    predictions.scores.setdefault(name, []).append(scores.cpu())
+                    kept = scores.exp() if score == "softmax" else scores
+                    predictions.scores.setdefault(name, []).append(kept.cpu())
     for network, mode in zip(networks, training, strict=True):
         network.module.train(mode)
     return _combine(sums, images_done, count, loader, began)
@@ -161,10 +163,12 @@ def evaluate(
 def plan(loader: CutLoader, ids: Ints, batch: int, classes: int) -> list[list[Request]]:
     """Requests for `ids`, in windows whose scores fit on the device.
 
-    Where whole images are among the cuts, images of a shape follow each other, so that they fill batches.
+    Where whole images are among the cuts, images that have one shape when resized follow each other, to fill batches.
     """
     if any(cut.place == "whole" for cut in loader.cuts):
-        ids = ids[np.lexsort((loader.beton.widths[ids], loader.beton.heights[ids]))]
+        largest = max(cut.resize for cut in loader.cuts)
+        widths, heights = (sides[ids].astype(np.int64) for sides in (loader.beton.widths, loader.beton.heights))
+        ids = ids[np.lexsort(resized_sides(largest, widths, heights))]
     most = max(batch, SCORES_BYTES // (2 * 4 * classes * len(loader.cuts)))
     windows: list[list[Request]] = []
     room = 0
@@ -180,7 +184,7 @@ def plan(loader: CutLoader, ids: Ints, batch: int, classes: int) -> list[list[Re
 def _counts(scores: Tensor, labels: Tensor, score: Score) -> Tensor:
     """float64 [3]: right ones among the best and the five best, exact to 2**53, and the sum of the losses."""
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    logs = scores.clamp_min(torch.finfo(scores.dtype).tiny).log() if score == "softmax" else scores.log_softmax(1)
+    logs = scores if score == "softmax" else scores.log_softmax(1)
     loss = F.nll_loss(logs, labels, reduction="sum")
     return torch.stack([value.double() for value in (best[:, 0].sum(), best.sum(), loss)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import torch
@@ -13,7 +14,8 @@ from trainer.evaluation.protocols import Pool
 from trainer.models.resnet import StagedNetwork
 
 Score = Literal["softmax", "logits"]
-"""What is averaged over views and networks. The released models' README averages softmax (trap T13)."""
+"""What is averaged over views and networks. The released models' README averages softmax (trap T13). Of softmax the
+logarithm is kept, which neither underflows nor ties."""
 SCORES: Final = ("softmax", "logits")
 
 
@@ -58,8 +60,15 @@ class Network:
         features = self.module.forward_features(pixels)
         window = -(-self.size // self.module.feature_info[-1]["reduction"])
         pooled = F.avg_pool2d(features, window, stride=1).permute(0, 2, 3, 1)
-        return _scores(self.module.fc(pooled), score).mean((1, 2))
+        return average(_scores(self.module.fc(pooled), score).flatten(1, 2), 1, score)
 
 
 def _scores(logits: Tensor, score: Score) -> Tensor:
-    return logits.float().softmax(-1) if score == "softmax" else logits.float()
+    return logits.float().log_softmax(-1) if score == "softmax" else logits.float()
+
+
+def average(scores: Tensor, dimension: int, score: Score) -> Tensor:
+    """The average of logits, or the logarithm of the average of what `scores` are the logarithms of."""
+    if score == "logits":
+        return scores.mean(dimension)
+    return scores.logsumexp(dimension) - math.log(scores.shape[dimension])

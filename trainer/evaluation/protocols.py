@@ -72,20 +72,28 @@ def default_scales(size: int) -> tuple[int, ...]:
 
 
 def choose(
-    chosen: str, *, size: int, resize: int, scales: Sequence[int] | None, pool: Pool | None, flip: bool | None
+    chosen: str,
+    *,
+    size: int,
+    validated_with: int,
+    resize: int | None = None,
+    scales: Sequence[int] | None = None,
+    pool: Pool | None = None,
+    flip: bool | None = None,
 ) -> list[Protocol]:
     """The protocols of a command line.
 
     Args:
         chosen: names of CHOICES, with commas between them.
         size: side of the crops in pixels.
-        resize: shorter side of the image for `center` and `ten-crop`.
+        validated_with: shorter side of the image in the validation while training ...
+        resize: ... and for `center` and `ten-crop`; None: the same.
         scales: for `multi-scale`; None: the paper's.
         pool: the fully convolutional form of `multi-scale`, pooled so; None: ten crops at every scale.
         flip: of all protocols; None: all but `center`.
 
     Raises:
-        UsageError: an unknown protocol, a scale below the crop's size, or a pool where nothing is pooled.
+        UsageError: an unknown protocol, a scale below the crop's size, or an option that none of them has.
     """
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     for name in names:
@@ -96,6 +104,11 @@ def choose(
     everything, scaled = "all" in names, "multi-scale" in names
     if pool is not None and not (everything or scaled):
         raise UsageError("--pool: only multi-scale has whole images to pool; add --protocol multi-scale")
+    if scales is not None and not (everything or scaled):
+        raise UsageError("--scales: only multi-scale has several; add --protocol multi-scale")
+    if resize is not None and not everything and set(names) == {"multi-scale"}:
+        raise UsageError("--resize: of center and ten-crop; for multi-scale give --scales")
+    resize = validated_with if resize is None else resize
     scales = default_scales(size) if scales is None else sorted(set(scales))
     for value, option in ((resize, "--resize"), *((scale, "--scales") for scale in scales)):
         if value < size:

@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.data.cut_loader import Block
 from trainer.data.order import Ints
 from trainer.data.views import Cut, View
-from trainer.evaluation.network import Network, Score
+from trainer.evaluation.network import Network, Score, average
 from trainer.evaluation.protocols import Pool, Protocol
 
 WAITING_BYTES: Final = 256 << 20
@@ -78,20 +78,22 @@ class Scorer:
             chosen = (uses == use).all(axis=1)
             whole, plain, mirrored = use.tolist()
             kind = _Kind(block.images.shape[1], block.images.shape[2], whole, plain, mirrored)
-            images = block.images if chosen.all() else block.images[torch.from_numpy(chosen).to(block.images.device)]
+            images = block.images
+            if not chosen.all():
+                images = images.index_select(0, _on_device(np.flatnonzero(chosen), images.device))
             self._add(kind, images, rows[chosen], block.cuts[chosen])
         while sum(_bytes(kind) * waiting.count for kind, waiting in self._waiting.items()) > WAITING_BYTES:
             self._run(max(self._waiting, key=lambda kind: _bytes(kind) * self._waiting[kind].count))
 
     def finish(self) -> dict[str, Tensor]:
-        """Run what waits, and return the scores by the protocols' names: float32 [rows, classes], on the device."""
+        """Run what waits, and return the scores by the protocols' names: float32 [rows, classes], see `Score`."""
         for kind in list(self._waiting):
             self._run(kind)
         found = {}
         for protocol in self._protocols:
             cuts = [self._cuts.index(view.cut) for view in protocol.views]
             mirrored = [int(view.mirrored) for view in protocol.views]
-            found[protocol.name] = self._scores[:, cuts, mirrored].mean(1)
+            found[protocol.name] = average(self._scores[:, cuts, mirrored], 1, self._score)
         return found
 
     def _add(self, kind: _Kind, images: Tensor, rows: Ints, cuts: Ints) -> None:
@@ -114,17 +116,22 @@ class Scorer:
         waiting = self._waiting.pop(kind)
         images = waiting.images[0] if len(waiting.images) == 1 else torch.cat(waiting.images)
         device = self._scores.device
-        rows = torch.from_numpy(np.concatenate(waiting.rows)).to(device)
-        cuts = torch.from_numpy(np.concatenate(waiting.cuts)).to(device)
+        rows, cuts = (_on_device(np.concatenate(parts), device) for parts in (waiting.rows, waiting.cuts))
         for mirrored in [False] * kind.plain + [True] * kind.mirrored:
             seen = images.flip(2) if mirrored else images
             scores = [self._score_of(network, seen, kind.whole) for network in self._networks]
-            self._scores[rows, cuts, int(mirrored)] = torch.stack(scores).mean(0) if len(scores) > 1 else scores[0]
+            self._scores[rows, cuts, int(mirrored)] = average(torch.stack(scores), 0, self._score)
 
     def _score_of(self, network: Network, images: Tensor, whole: bool) -> Tensor:
         if whole:
             return network.score_whole(images, self._score, self._pool)
         return network.score_crops(images, self._score)
+
+
+def _on_device(indices: Ints, device: torch.device) -> Tensor:
+    """Without waiting for the device, as a copy from pageable memory would."""
+    host = torch.from_numpy(indices)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def _bytes(kind: _Kind) -> int:

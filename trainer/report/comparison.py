@@ -11,7 +11,6 @@ from trainer.report.paper import (
     IMAGENET,
     PROTOCOLS,
     SCALES,
-    TEN_CROP,
     VALIDATION_IMAGES,
     Published,
     family,
@@ -80,8 +79,10 @@ def _evaluation(run: Run, line: Line) -> Measured:
         notes.append(f"shorter side {', '.join(map(str, line['scales']))}")
     if protocol != CENTER and line["score"] != "softmax":
         notes.append(f"{line['score']} averaged")
-    if protocol not in (CENTER, TEN_CROP) and not line["flip"]:
-        notes.append("not flipped")
+    if line["flip"] != (protocol != CENTER):
+        notes.append("with mirror images" if line["flip"] else "no mirror images")
+    if line.get("recalibrated"):
+        notes.append("batch norm recalibrated")
     if line["pool"] == "global":
         notes.append("global pooling")
     if line["ema"]:

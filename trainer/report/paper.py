@@ -102,6 +102,8 @@ def published(network: ModelRecipe, protocol: str) -> Published | None:
             view of the original image.
     """
     papers = ModelRecipe(name=network.name)
-    if any(getattr(network, key) != getattr(papers, key) for key in ("block", "kernel", "skip", "dropout")):
+    if network.block not in (None, "basic"):
+        return None
+    if any(getattr(network, key) != getattr(papers, key) for key in ("kernel", "skip", "dropout")):
         return None
     return PAPER.get((network.name, option(network.name, network.shortcut), protocol))

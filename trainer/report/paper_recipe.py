@@ -22,7 +22,9 @@ class Stated(NamedTuple):
 
 
 _WARMED_UP: Final = ("cifar_resnet110", "cifar_resnet1202")
-"""Networks that section 4.2 begins at a learning rate of 0.01."""
+"""Networks that section 4.2 begins at a learning rate of 0.01 ..."""
+UNTIL_ERROR: Final = 0.8
+"""... until the training error is below 80 %."""
 
 
 def _has_bottlenecks(recipe: Recipe) -> bool:
@@ -69,7 +71,7 @@ STATED: Final[dict[str, Stated]] = {
     "schedule.factor": Stated(0.1, 0.1, _drops),
     "schedule.milestones": Stated(_NOT_GIVEN, ["32000it", "48000it"], lambda recipe: recipe.schedule.kind == "step"),
     "schedule.warmup": Stated("0it", "0it"),
-    "schedule.warmup_until_error": Stated(0.0, 0.0, lambda recipe: recipe.model.name not in _WARMED_UP),
+    "schedule.warmup_until_error": Stated(0.0, 0.0),
     "evaluation.resize": Stated(256, 32),
 }
 """Sections 3.4 and 4.2; decay, stride, stem, recalibration and the views of validation are the released models'."""
@@ -93,6 +95,8 @@ def paper_value(key: str, model: str) -> Any | None:
     stated = STATED.get(key)
     if stated is None:
         return None
+    if key == "schedule.warmup_until_error" and model in _WARMED_UP:
+        return UNTIL_ERROR
     value = stated.cifar if family(model) == CIFAR else stated.imagenet
     return None if value is _NOT_GIVEN else value
 

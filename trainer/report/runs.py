@@ -14,12 +14,9 @@ from typing import Any, Final
 from trainer.data.manifest import load_manifest
 from trainer.errors import UsageError
 from trainer.recipe import IMAGENET_SAMPLES, Recipe, load_recipe
-from trainer.record import MILESTONES, read_metrics
+from trainer.record import EVALUATIONS, MILESTONES, RESPONSES, read_metrics
 from trainer.report.paper import family, option
 from trainer.schedule import Drop
-
-EVALUATIONS: Final = "evaluations.jsonl"
-RESPONSES: Final = "responses.json"
 
 Line = dict[str, Any]
 
@@ -37,6 +34,9 @@ _KEYS: Final[dict[str, dict[str, Any]]] = {
     },
     "validation": {"samples": int, "top1_error": _NUMBER, "top5_error": _NUMBER, "loss": _OPTIONAL, "images": int},
     "nonfinite": {"samples": int, "step": int},
+    "stop": {"samples": int, "cause": str},
+    "recalibration": {"samples": int, "images": int},
+    "warmup": {"samples": int, "top1_error": _NUMBER, "lr": _NUMBER},
     "evaluation": {
         "protocol": str,
         "scales": list,
@@ -58,6 +58,7 @@ _KEYS: Final[dict[str, dict[str, Any]]] = {
     "layer": {"name": str, "std": _NUMBER},
 }
 """What the report reads of each kind of object, and its types."""
+_TOLD: Final = ("stop", "recalibration", "warmup")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Run:
     """One a log interval, oldest first."""
     validation: list[Line]
     nonfinite: list[Line]
+    told: list[Line]
+    """Stops, recalibrations and ends of warm-ups."""
     drops: list[Drop]
     """Every drop of the learning rate that a plateau or a milestone caused."""
     evaluations: list[Line]
@@ -171,7 +174,7 @@ def read_runs(run_dirs: list[Path]) -> list[Run]:
 
 
 def _read_run(run_dir: Path, label: str) -> Run:
-    by_kind: dict[str, list[Line]] = {"start": [], "train": [], "validation": [], "nonfinite": []}
+    by_kind: dict[str, list[Line]] = {kind: [] for kind in ("start", "train", "validation", "nonfinite", *_TOLD)}
     for line in read_metrics(run_dir):
         if line["kind"] in by_kind:
             by_kind[line["kind"]].append(_checked(line, line["kind"], f"{run_dir}/metrics.jsonl"))
@@ -185,6 +188,7 @@ def _read_run(run_dir: Path, label: str) -> Run:
         train=by_kind["train"],
         validation=by_kind["validation"],
         nonfinite=by_kind["nonfinite"],
+        told=[line for kind in _TOLD for line in by_kind[kind]],
         drops=_drops(run_dir, recipe, samples),
         evaluations=_evaluations(run_dir / EVALUATIONS),
         responses=_responses(run_dir / RESPONSES),

@@ -167,6 +167,7 @@ def events_table(runs: Sequence[Run]) -> Html:
 def _events(run: Run) -> list[tuple[int, str, str]]:
     found = [(line["samples"], "started" if line["samples"] == 0 else "resumed", _when(line)) for line in run.starts]
     found += [(drop.samples, f"learning rate drops to {drop.lr:.4g}", "") for drop in run.drops]
+    found += [(line["samples"], _told(line), _when(line)) for line in run.told]
     intervals = [line for line in run.train if line.get("skipped", 0)]
     if intervals:
         last = intervals[-1]["samples"] // run.batch
@@ -178,6 +179,15 @@ def _events(run: Run) -> list[tuple[int, str, str]]:
         more = f"{len(run.nonfinite) - MOST_STEPS:,} more steps until the end with a loss that is not finite"
         found.append((run.nonfinite[MOST_STEPS]["step"] * run.batch, more, ""))
     return sorted(found, key=lambda event: event[0])
+
+
+def _told(line: Line) -> str:
+    """Of a stop, a recalibration or the end of a warm-up."""
+    if line["kind"] == "stop":
+        return f"stopped by {line['cause']}"
+    if line["kind"] == "recalibration":
+        return f"batch norm recalibrated over {line['images']:,} images"
+    return f"the warm-up ends at a training error of {line['top1_error']:.2%}, learning rate {line['lr']:.4g}"
 
 
 def _when(line: Line) -> str:

@@ -18,6 +18,7 @@ from trainer.errors import INTERRUPTED, Interrupted, Preempted, RunError, UsageE
 from trainer.sweep.launcher import Launcher, check_command, describe_status
 from trainer.sweep.plan import Entry, load_plan
 from trainer.sweep.progress import Progress, check_begun, look
+from trainer.sweep.table import write_table
 
 INTERRUPTS = (INTERRUPTED, -signal.SIGINT)
 
@@ -83,8 +84,6 @@ def collect(
     entries: list[Entry], failed: dict[str, int], out: Path | None = None, console: Console | None = None
 ) -> None:
     """Print the table, and write it to `out` as Markdown; `failed` has the exit statuses of the runs that failed."""
-    from trainer.sweep.table import write_table  # waits for matplotlib, which is beside the paper's errors
-
     write_table([(entry.recipe, look(entry.recipe), failed.get(entry.name)) for entry in entries], out, console)
 
 

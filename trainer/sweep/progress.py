@@ -22,6 +22,8 @@ class Progress:
     """Samples that its last checkpoint has seen; None if there is none."""
     lines: list[dict[str, Any]]
     """Its metrics, oldest first."""
+    recalibrates: bool
+    """Whether its last validation is to be of recalibrated statistics."""
     holder: str | None
     """Who trains it at this moment, for people; None if nobody does."""
 
@@ -30,7 +32,8 @@ class Progress:
         """Whether the last checkpoint is at the end of the budget, and was validated."""
         if self.saved is None or self.saved < self.budget:
             return False
-        return any(line["samples"] >= self.budget for line in self.lines_of("validation"))
+        ends = [line for line in self.lines_of("validation") if line["samples"] >= self.budget]
+        return any(line.get("recalibrated", False) or not self.recalibrates for line in ends)
 
     @property
     def share(self) -> float | None:
@@ -63,7 +66,9 @@ def look(recipe: Recipe) -> Progress:
     # The checkpoint first: what it has is in the record already.
     saved = saved_samples(run_dir)
     lines = read_metrics(run_dir) if (run_dir / METRICS).exists() else []
-    return Progress(recipe.samples(recipe.schedule.budget), saved, lines, holder_of(run_dir))
+    return Progress(
+        recipe.samples(recipe.schedule.budget), saved, lines, recipe.batch_norm.recalibrate, holder_of(run_dir)
+    )
 
 
 def check_begun(recipe: Recipe) -> None:
