@@ -1,9 +1,9 @@
 """The record of a run: `metrics.jsonl`, `milestones.json` and, if wanted, TensorBoard.
 
 `metrics.jsonl` is only ever appended to: one object a line, its `kind` is `start` (the run began, or was resumed from
-`samples`), `stop` (it was asked to, and saved), `train` (one log interval), `validation`, `recalibration`, `checkpoint`,
-`warmup` (the training error ended it) or `nonfinite` (a loss that is not finite). What a run had logged beyond the
-checkpoint that it was resumed from is done again; `read_metrics` leaves out the superseded lines.
+`samples`), `stop` (it was asked to, and saved), `train` (one log interval), `validation`, `recalibration`,
+`checkpoint`, `warmup` (the training error ended it) or `nonfinite` (a loss that is not finite). What a run had logged
+beyond the checkpoint that it was resumed from is done again; `read_metrics` leaves out the superseded lines.
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ class Run:
         return idle and 0 < 60 * minutes < time.monotonic() - self.saver.ended
 
     def ask_to_stop(self, requests: int, requests_of_all: int) -> None:
-        """While a validation or recalibration goes on. Some ranks have one request more than others: of that nobody asks."""
+        """While a validation or recalibration goes on. Some ranks have one request more: of that nobody asks."""
         if requests <= requests_of_all:
             cause = self.agreement.highest(self.stop.cause)[0]
             if cause:
