@@ -85,7 +85,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--resize", type=int, metavar="PX", help="shorter side for center and ten-crop (default: the recipe's)"
     )
     evaluate.add_argument(
-        "--scales", metavar="PX,...", help="shorter sides for multi-scale (default: the paper's 224,256,384,480,640)"
+        "--scales",
+        metavar="PX,...",
+        help="shorter sides for multi-scale (default: 224,256,384,480,640, in proportion to the network's crops)",
     )
     evaluate.add_argument(
         "--pool",

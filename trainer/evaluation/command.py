@@ -230,7 +230,7 @@ def _print(
     first = trained[0]
     table = Table()
     table.add_column("protocol")
-    for name in ("top-1 error", "95 %", "top-5 error", "95 %", "the paper's", "loss"):
+    for name in ("top-1 error", "95 %", "top-5 error", "95 %", "the paper's (%)", "loss"):
         table.add_column(name, justify="right")
     for protocol in protocols:
         result = results[protocol.name]
