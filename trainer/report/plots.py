@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from trainer.report.canvas import (
     BOLD,
@@ -106,7 +107,7 @@ def draw_responses(runs: Sequence[Run]) -> bytes:
     title(panels[0], "standard deviation of the response. Dashed: plain. Solid: residual.")
     for axes, label in zip(panels, ("layers in order of depth", "layers ranked by their response"), strict=True):
         axes.set_xlabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
     return finish(figure, runs, entries, dashed=True)
