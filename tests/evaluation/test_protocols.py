@@ -16,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from torchvision import transforms
 
 from tests.evaluation.conftest import CLASSES, IMAGES, RESIZE, SIZE, Trained
@@ -262,7 +263,10 @@ def test_a_request_has_no_more_pixels_than_fit_and_at_least_an_image(trained: Tr
 def test_an_interval_holds_the_error_and_narrows_with_the_images(errors: int, more: int) -> None:
     images = errors + more
     low, high = error_interval(errors, images)
-    assert 0 <= low <= errors / images <= high <= 1
+    wilson = binomtest(errors, images).proportion_ci(0.95, "wilson")
+    assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
+    assert 0 <= low <= errors / images + 1e-12
+    assert errors / images - 1e-12 <= high <= 1
     wide = high - low
     low, high = error_interval(100 * errors, 100 * images)
     assert high - low < wide
