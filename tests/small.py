@@ -32,13 +32,18 @@ def begin_anew() -> None:
     PartialState._reset_state()
 
 
-def make_run(folder: Path, *overrides: str) -> Run:
-    """`folder/run`, begun or gone on with, before its first step."""
-    begin_anew()
+def write_data(folder: Path) -> None:
+    """`train.beton` and `val.beton` of 16 images in two classes, unless they are there."""
     for name in ("train", "val"):
         if not (folder / f"{name}.beton").exists():
             images = [smooth_image(16, 16, seed) for seed in range(16)]
             write_beton(folder / f"{name}.beton", images, [i % 2 for i in range(16)])
+
+
+def make_run(folder: Path, *overrides: str) -> Run:
+    """`folder/run`, begun or gone on with, before its first step."""
+    begin_anew()
+    write_data(folder)
     (folder / "run.yaml").write_text("{}\n")
     paths = [f"data.train={folder}/train.beton", f"data.val={folder}/val.beton", f"runs={folder}"]
     recipe = load_recipe(folder / "run.yaml", [*OVERRIDES, *paths, *overrides])

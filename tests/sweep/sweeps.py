@@ -7,16 +7,12 @@ from typing import Any
 
 import yaml
 
-from tests.samples import smooth_image, write_beton
-from tests.small import OVERRIDES
+from tests.small import OVERRIDES, write_data
 
 
 def write_sweep(folder: Path, runs: list[Any], *changes: str, launch: str | None = None) -> Path:
     """A sweep over `small.yaml` in `folder`, whose data are there too, with the run folders in `folder/runs`."""
-    for name in ("train", "val"):
-        if not (folder / f"{name}.beton").exists():
-            images = [smooth_image(16, 16, seed) for seed in range(16)]
-            write_beton(folder / f"{name}.beton", images, [i % 2 for i in range(16)])
+    write_data(folder)
     (folder / "small.yaml").write_text("# all of it is in the sweep\n{}\n")
     paths = [f"data.train={folder}/train.beton", f"data.val={folder}/val.beton", f"runs={folder}/runs"]
     content: dict[str, Any] = {"set": [*OVERRIDES, *paths, *changes], "runs": runs}
