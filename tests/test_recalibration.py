@@ -17,8 +17,9 @@ from tests.test_run_state import assert_equal
 from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.batch_norm import statistics_in
-from trainer.evaluation import Result
-from trainer.evaluation.command import Options, evaluate_checkpoints
+from trainer.evaluation.command import evaluate_checkpoints
+from trainer.evaluation.evaluate import Result
+from trainer.evaluation.options import Options
 from trainer.recalibration import recalibrate_checkpoint
 from trainer.record import read_metrics
 

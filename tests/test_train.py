@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState, PartialState
 from tests.samples import PYTHON, REPOSITORY, jpeg, smooth_image, without_its_scan, write_beton
 from trainer import checkpoint
 from trainer.errors import RunError, UsageError
-from trainer.evaluation.command import Options, evaluate_checkpoints
+from trainer.evaluation.command import evaluate_checkpoints
+from trainer.evaluation.options import Options
 from trainer.recipe import Recipe, load_recipe
 from trainer.record import read_metrics
 from trainer.report.command import report

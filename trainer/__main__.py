@@ -64,6 +64,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `key=value` may stand anywhere in it (argparse takes them only before the first option)."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
 def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
@@ -241,9 +252,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from trainer.evaluation.command import evaluate_checkpoints, parse_options
+    from trainer.evaluation.options import parse_options
 
-    evaluate_checkpoints(args.checkpoints, args.data, parse_options(args))
+    options = parse_options(args)
+    from trainer.evaluation.command import evaluate_checkpoints
+
+    evaluate_checkpoints(args.checkpoints, args.data, options)
     return 0
 
 
@@ -322,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # On a CPU the network's OpenMP threads share the cores with the decoding threads: those that wait must not spin.
     # Read when torch is loaded, so it has to be said before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     return run_command(lambda: int(args.run(args)))
 
 

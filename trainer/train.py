@@ -32,7 +32,7 @@ from trainer.data.order import Ints
 from trainer.data.readahead import reading_ahead
 from trainer.ema import MovingAverage
 from trainer.errors import Interrupted, Preempted, RunError
-from trainer.evaluation import Network
+from trainer.evaluation.network import Network
 from trainer.gradients import ExactGradients
 from trainer.models import create_model, parameter_groups
 from trainer.nonfinite import StepGuard, is_finite

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.batch_norm import combine_statistics, statistics_set
 from trainer.data.dataset import read_ahead
-from trainer.evaluation import Result, Share, evaluate
+from trainer.evaluation.evaluate import Result, Share, evaluate
 from trainer.recalibration import Population, recalibrate_run
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from trainer.data.cut_loader import CutLoader
 from trainer.data.order import Request
 from trainer.data.readahead import ReadAhead
 from trainer.errors import RunError
-from trainer.evaluation import Network, Result, Share, center, evaluate
-from trainer.evaluation.protocols import Protocol, all_cuts, multi_scale_dense, ten_crop
+from trainer.evaluation.evaluate import Result, Share, evaluate
+from trainer.evaluation.network import Network
+from trainer.evaluation.protocols import Protocol, all_cuts, center, multi_scale_dense, ten_crop
 from trainer.trained import load_trained
 
 CPU = torch.device("cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +24,10 @@ from trainer.data.beton import Beton
 from trainer.data.cut_loader import CutLoader
 from trainer.data.views import FIVE_PLACES, Cut, views_of
 from trainer.errors import UsageError
-from trainer.evaluation.command import Options, evaluate_checkpoints
+from trainer.evaluation.command import evaluate_checkpoints
 from trainer.evaluation.evaluate import Result, error_interval
-from trainer.evaluation.protocols import PAPER_SCALES, all_cuts, choose, default_scales
+from trainer.evaluation.options import Options
+from trainer.evaluation.protocols import PAPER_SCALES, all_cuts, default_scales
 from trainer.jpeg import decode
 from trainer.trained import load_trained
 
@@ -98,7 +98,7 @@ def test_predictions_are_those_of_pillow_and_torchvision(
 ) -> None:
     """Pixels are resized to within a grey level; of JPEGs brightness and colours are, before they become RGB."""
     data: Path = getattr(trained, stored)
-    results, found = scores_of(trained, data, tmp_path, protocol="all", scales=SCALES, batch=7)
+    results, found = scores_of(trained, data, tmp_path, protocols=("all",), scales=SCALES, batch=7)
     reference = Reference(trained)
     beton = Beton(data)
     pictures = [decode(beton.record(i)) if stored == "jpegs" else image for i, image in enumerate(trained.images)]
@@ -123,14 +123,14 @@ def test_predictions_are_those_of_pillow_and_torchvision(
 
 
 def test_results_do_not_depend_on_the_batch_or_on_what_else_is_asked(trained: Trained, tmp_path: Path) -> None:
-    _, together = scores_of(trained, trained.jpegs, tmp_path, protocol="all", scales=SCALES, batch=64)
+    _, together = scores_of(trained, trained.jpegs, tmp_path, protocols=("all",), scales=SCALES, batch=64)
     for protocol, pool, name in (
         ("center", None, "center"),
         ("ten-crop", None, "ten-crop"),
         ("multi-scale", None, "multi-scale"),
         ("multi-scale", "dense", "multi-scale-dense"),
     ):
-        options: dict[str, Any] = {"protocol": protocol, "pool": pool, "scales": SCALES, "batch": 5}
+        options: dict[str, Any] = {"protocols": (protocol,), "pool": pool, "scales": SCALES, "batch": 5}
         if protocol != "multi-scale":
             del options["scales"]
         _, alone = scores_of(trained, trained.jpegs, tmp_path, **options)
@@ -149,12 +149,12 @@ def test_logits_flips_and_global_pooling_are_what_they_say(trained: Trained, tmp
     want = (reference.model(reference.pixels(crops)) + reference.model(reference.pixels(mirrored))) / 2
     assert np.abs(found["center"] - want.numpy()).mean() < 5e-3
 
-    options = {"protocol": "multi-scale", "scales": (27,), "flip": False, "pool": "global"}
+    options = {"protocols": ("multi-scale",), "scales": (27,), "flip": False, "pool": "global"}
     _, found = scores_of(trained, trained.raw, tmp_path, **options)
     whole = [reference.model(reference.pixels([transforms.Resize(27, BILINEAR)(image)])) for image in images]
     assert np.abs(found["multi-scale-dense"] - torch.cat(whole).softmax(1).numpy()).max() < 5e-3
 
-    _, found = scores_of(trained, trained.raw, tmp_path, protocol="ten-crop", flip=False)
+    _, found = scores_of(trained, trained.raw, tmp_path, protocols=("ten-crop",), flip=False)
     five = [reference.average(list(transforms.FiveCrop(SIZE)(transforms.Resize(RESIZE, BILINEAR)(i)))) for i in images]
     assert np.abs(found["ten-crop"] - np.stack(five)).max() < 5e-3
 
@@ -174,7 +174,7 @@ def test_an_ensemble_averages_the_scores(trained: Trained, tmp_path: Path) -> No
 
 
 def test_a_run_folder_keeps_its_evaluations(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    results = evaluate_checkpoints([str(trained.run)], str(trained.raw), Options(protocol="center,ten-crop"))
+    results = evaluate_checkpoints([str(trained.run)], str(trained.raw), Options(protocols=("center", "ten-crop")))
     lines = [json.loads(line) for line in (trained.run / "evaluations.jsonl").read_text().splitlines()][-2:]
     assert [line["protocol"] for line in lines] == ["center", "ten-crop"]
     assert [line["top1_error"] for line in lines] == [results[name].top1_error for name in ("center", "ten-crop")]
@@ -188,11 +188,11 @@ def test_a_run_folder_keeps_its_evaluations(trained: Trained, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "tencrop"}, "--protocol: 'tencrop' is not a protocol \\(did you mean 'ten-crop'"),
-        ({"protocol": ""}, "--protocol: expected some of center, ten-crop, multi-scale, all"),
-        ({"protocol": "multi-scale", "scales": (12, 20)}, "--scales: 12 is below the network's crops of 16"),
+        ({"protocols": ("tencrop",)}, "--protocol: 'tencrop' is not a protocol \\(did you mean 'ten-crop'"),
+        ({"protocols": ()}, "--protocol: expected some of center, ten-crop, multi-scale, all"),
+        ({"protocols": ("multi-scale",), "scales": (12, 20)}, "--scales: 12 is below the network's crops of 16"),
         ({"scales": (20,)}, "--scales: only multi-scale has several"),
-        ({"protocol": "multi-scale", "resize": 18}, "--resize: of center and ten-crop"),
+        ({"protocols": ("multi-scale",), "resize": 18}, "--resize: of center and ten-crop"),
         ({"resize": 0}, "--resize: 0 is below the network's crops of 16"),
         ({"resize": 8}, "--resize: 8 is below the network's crops of 16"),
         ({"pool": "dense"}, "--pool: only multi-scale has whole images"),
@@ -210,7 +210,7 @@ def test_wrong_options_are_refused(trained: Trained, options: dict[str, Any], me
 def test_the_papers_scales_are_the_default_for_224_pixels() -> None:
     assert default_scales(224) == PAPER_SCALES
     assert default_scales(32) == (32, 37, 55, 69, 91)
-    protocols = {p.name: p for p in choose("all", size=224, validated_with=256)}
+    protocols = {p.name: p for p in Options(("all",)).views(224, 256)}
     assert {name: len(protocol.views) for name, protocol in protocols.items()} == {
         "center": 1,
         "ten-crop": 10,
@@ -270,20 +270,3 @@ def test_an_interval_holds_the_error_and_narrows_with_the_images(errors: int, mo
     wide = high - low
     low, high = error_interval(100 * errors, 100 * images)
     assert high - low < wide
-
-
-def test_the_command_line_is_read(trained: Trained) -> None:
-    from trainer.__main__ import build_parser
-    from trainer.evaluation.command import parse_options
-
-    def options(*words: str) -> Options:
-        return parse_options(build_parser().parse_args(["evaluate", "x", "--data", "y", *words]))
-
-    assert options() == Options()
-    assert options("--scales", "256, 224", "--pool", "global", "--flip", "false") == Options(
-        scales=(256, 224), pool="global", flip=False
-    )
-    for words in (["--score", "softmx"], ["--scales", "224;256"], ["--flip", "yes"], ["--pool", "max"]):
-        with pytest.raises(UsageError, match=words[0]):
-            options(*words)
-    assert isinstance(build_parser(), argparse.ArgumentParser)

@@ -9,9 +9,10 @@ import pytest
 
 from tests.report.run_folders import CIFAR, evaluation, make_recipe, start, validation, write_evaluations, write_metrics
 from tests.samples import REPOSITORY
+from trainer.evaluation.protocols import TITLES
 from trainer.recipe import ModelRecipe, load_recipe
 from trainer.report.comparison import Measured, measured
-from trainer.report.paper import PROTOCOLS, published
+from trainer.report.paper import published
 from trainer.report.paper_recipe import STATED, differing, values
 from trainer.report.runs import read_runs
 
@@ -47,7 +48,7 @@ def test_published_errors(model: str, shortcut: str | None, protocol: str, top1:
     ],
 )
 def test_what_was_not_published_has_no_number(model: str, shortcut: str | None, protocol: str) -> None:
-    assert protocol in PROTOCOLS
+    assert protocol in TITLES
     assert published(ModelRecipe(model, shortcut), protocol) is None  # type: ignore[arg-type]
 
 

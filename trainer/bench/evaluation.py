@@ -21,12 +21,13 @@ from trainer.data.beton import Beton
 from trainer.data.colour import IMAGENET
 from trainer.data.cut_loader import CutLoader
 from trainer.errors import UsageError, did_you_mean
-from trainer.evaluation import Network, evaluate
-from trainer.evaluation.protocols import PAPER_SIZE, Protocol, all_cuts, center, ten_crop
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.network import Network
+from trainer.evaluation.protocols import PAPER_RESIZE, PAPER_SIZE, Protocol, all_cuts, center, ten_crop
 from trainer.models import create_model
 
 CLASSES = 1000
-PROTOCOLS = {"center": center(256), "ten-crop": ten_crop(256)}
+PROTOCOLS = {protocol.name: protocol for protocol in (center(PAPER_RESIZE), ten_crop(PAPER_RESIZE))}
 
 
 @dataclass(frozen=True)

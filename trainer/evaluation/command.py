@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,69 +19,18 @@ from trainer.agreement import lost_contact
 from trainer.console import duration, table_console
 from trainer.data.cut_loader import CutLoader
 from trainer.data.dataset import Dataset, check_same_classes, open_dataset, read_ahead
-from trainer.errors import RunError, UsageError, did_you_mean
+from trainer.errors import RunError, UsageError
 from trainer.evaluation.evaluate import Predictions, Result, Share, evaluate
-from trainer.evaluation.network import SCORES, Network, Score
+from trainer.evaluation.network import Network
+from trainer.evaluation.options import Options
 from trainer.evaluation.predictions import write_predictions
-from trainer.evaluation.protocols import POOLS, Pool, Protocol, all_cuts, choose
+from trainer.evaluation.protocols import CENTER, TITLES, Protocol, all_cuts
 from trainer.record import EVALUATIONS
 from trainer.report.paper import VALIDATION_IMAGES, family, published
 from trainer.trained import Trained, load_trained
 
-TRUTHS: Final = ("true", "false")
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says."""
-
-    protocol: str = "center"
-    resize: int | None = None
-    """Shorter side in pixels for the centre and the ten crops; None: that of the recipe's validation."""
-    scales: tuple[int, ...] | None = None
-    score: Score = "softmax"
-    pool: Pool | None = None
-    flip: bool | None = None
-    ema: bool = False
-    batch: int = 256
-    predictions: Path | None = None
-
-
-def parse_options(args: argparse.Namespace) -> Options:
-    """The options of the command line.
-
-    Raises:
-        UsageError: a value is none that there is; with the nearest one.
-    """
-    return Options(
-        protocol=args.protocol,
-        resize=args.resize,
-        scales=_parse_scales(args.scales),
-        score=cast(Score, _parse_choice("--score", args.score, SCORES)),
-        pool=None if args.pool is None else cast(Pool, _parse_choice("--pool", args.pool, POOLS)),
-        flip=None if args.flip is None else _parse_choice("--flip", args.flip, TRUTHS) == "true",
-        ema=_parse_choice("--ema", args.ema, TRUTHS) == "true",
-        batch=args.batch,
-        predictions=args.predictions,
-    )
-
-
-def _parse_scales(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    for item in text.split(","):
-        if not item.strip().isdecimal() or int(item) == 0:
-            raise UsageError(f"--scales: '{item}' is no number of pixels; write e.g. 224,256,384,480,640")
-    return tuple(int(item) for item in text.split(","))
-
-
-def _parse_choice(option: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise UsageError(f"{option}: '{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
-    return value
-
-
-def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options = Options()) -> dict[str, Result]:
+def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options) -> dict[str, Result]:
     """Evaluate the networks of checkpoints on a beton, and print the results from the main process.
 
     Several are an ensemble: their scores are averaged. One that lies in a run folder leaves its results there.
@@ -99,24 +44,12 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options 
     Raises:
         UsageError: checkpoints or data cannot be read, or do not go together.
     """
-    if options.batch < 1:
-        raise UsageError(f"--batch is {options.batch}, expected a positive number of images")
-    if options.predictions is not None:
-        _check_file("--predictions", options.predictions)
     trained = [load_trained(path, ema=options.ema) for path in paths]
     data = open_dataset(data_path)
     _check_together(trained, data)
     first = trained[0]
     size = first.recipe.data.size
-    protocols = choose(
-        options.protocol,
-        size=size,
-        validated_with=first.recipe.evaluation.resize,
-        resize=options.resize,
-        scales=options.scales,
-        pool=options.pool,
-        flip=options.flip,
-    )
+    protocols = options.views(size, first.recipe.evaluation.resize)
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
     accelerator = Accelerator(mixed_precision="no")
     networks = [_on_device(one, accelerator.device) for one in trained]
@@ -145,14 +78,6 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options 
         write_predictions(options.predictions, kept, protocols, data, first.classes, accelerator)
     accelerator.end_training()
     return results
-
-
-def _check_file(option: str, path: Path) -> None:
-    """Refuse at once what could not be written at the end."""
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder; give the name of a file")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{option} {path}: cannot write into {path.parent}; make the folder first")
 
 
 def _notes(data: Dataset, protocols: Sequence[Protocol]) -> list[str]:
@@ -258,12 +183,12 @@ def _print(
 
 def _describe(protocol: Protocol, size: int) -> str:
     scales = ", ".join(map(str, protocol.scales))
+    title = TITLES[protocol.name]
     if protocol.pool is not None:
         flips = ", mirrored too" if protocol.flip else ""
-        return f"multi-scale, fully convolutional\n(pool {protocol.pool}) of {scales}{flips}"
-    crops = {"center": "centre crop", "ten-crop": "10-crop", "multi-scale": "multi-scale 10-crop"}[protocol.name]
-    flips = "" if protocol.flip == (protocol.name != "center") else ", mirrored too" if protocol.flip else ", no flips"
-    return f"{crops} {size}\nof {scales}{flips}"
+        return f"{title}\n(pool {protocol.pool}) of {scales}{flips}"
+    flips = "" if protocol.flip == (protocol.name != CENTER) else ", mirrored too" if protocol.flip else ", no flips"
+    return f"{title} {size}\nof {scales}{flips}"
 
 
 def _interval(interval: tuple[float, float]) -> str:

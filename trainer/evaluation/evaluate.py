@@ -22,8 +22,8 @@ from trainer.data.cut_loader import CutLoader
 from trainer.data.order import Ints, Request, evaluation_ids
 from trainer.data.readahead import ReadAhead, reading_ahead
 from trainer.errors import RunError
-from trainer.evaluation.network import Network, Score
-from trainer.evaluation.protocols import Protocol
+from trainer.evaluation.network import Network
+from trainer.evaluation.protocols import Protocol, Score
 from trainer.evaluation.scorer import Scorer
 
 SCORES_BYTES: Final = 256 << 20

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.data.colour import ColourStatistics, Preprocess
-from trainer.evaluation.protocols import Pool
+from trainer.evaluation.protocols import Pool, Score
 from trainer.models.resnet import StagedNetwork
-
-Score = Literal["softmax", "logits"]
-"""What is averaged over views and networks. The released models' README averages softmax (trap T13). Of softmax the
-logarithm is kept, which neither underflows nor ties."""
-SCORES: Final = ("softmax", "logits")
 
 
 class Network:
@@ -64,6 +58,7 @@ class Network:
 
 
 def _scores(logits: Tensor, score: Score) -> Tensor:
+    # Of softmax the logarithm is kept, which neither underflows nor ties.
     return logits.float().log_softmax(-1) if score == "softmax" else logits.float()
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from trainer.data.cut_loader import Block
 from trainer.data.order import Ints
 from trainer.data.views import Cut, View
-from trainer.evaluation.network import Network, Score, average
-from trainer.evaluation.protocols import Pool, Protocol
+from trainer.evaluation.network import Network, average
+from trainer.evaluation.protocols import Pool, Protocol, Score
 
 WAITING_BYTES: Final = 256 << 20
 """Pixels that may wait for others of their size before their batch is run as it is."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.evaluation.protocols import CENTER, TITLES
 from trainer.report.paper import (
     BUDGET,
-    CENTER,
     IMAGENET,
-    PROTOCOLS,
     SCALES,
     VALIDATION_IMAGES,
     Published,
@@ -71,7 +70,7 @@ def _validation(run: Run, line: Line) -> Measured:
 
 def _evaluation(run: Run, line: Line) -> Measured:
     protocol: str = line["protocol"]
-    view = PROTOCOLS.get(protocol, protocol)
+    view = TITLES.get(protocol, protocol)
     if line["ema"]:
         view += ", averaged weights"
     notes = []

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from trainer.evaluation.protocols import (
+    CENTER,
+    MULTI_SCALE,
+    MULTI_SCALE_DENSE,
+    PAPER_RESIZE,
+    PAPER_SCALES,
+    TEN_CROP,
+)
 from trainer.recipe import ModelRecipe
 
 
@@ -19,24 +27,11 @@ class Published(NamedTuple):
 IMAGENET: Final = "ImageNet"
 CIFAR: Final = "CIFAR-10"
 
-CENTER: Final = "center"
-TEN_CROP: Final = "ten-crop"
-MULTI_SCALE: Final = "multi-scale"
-MULTI_SCALE_DENSE: Final = "multi-scale-dense"
-
-PROTOCOLS: Final = {
-    CENTER: "centre crop",
-    TEN_CROP: "10-crop",
-    MULTI_SCALE: "multi-scale 10-crop",
-    MULTI_SCALE_DENSE: "multi-scale, fully convolutional",
-}
-"""How `trainer evaluate` calls what, and what people read."""
-
 SCALES: Final[dict[str, list[int]]] = {
-    CENTER: [256],
-    TEN_CROP: [256],
-    MULTI_SCALE: [224, 256, 384, 480, 640],
-    MULTI_SCALE_DENSE: [224, 256, 384, 480, 640],
+    CENTER: [PAPER_RESIZE],
+    TEN_CROP: [PAPER_RESIZE],
+    MULTI_SCALE: list(PAPER_SCALES),
+    MULTI_SCALE_DENSE: list(PAPER_SCALES),
 }
 """The shorter sides, in pixels, of the published errors on ImageNet."""
 
@@ -98,8 +93,7 @@ def published(network: ModelRecipe, protocol: str) -> Published | None:
     """The published error of a network; None if there is none, or it has other blocks than the paper's.
 
     Args:
-        protocol: "center", "ten-crop", "multi-scale" or "multi-scale-dense"; of CIFAR networks "center" is the single
-            view of the original image.
+        protocol: of `trainer.evaluation.protocols`; of CIFAR networks CENTER is the single view of the original image.
     """
     papers = ModelRecipe(name=network.name)
     if network.block not in (None, "basic"):

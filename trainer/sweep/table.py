@@ -10,9 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from trainer.evaluation.protocols import CENTER, TEN_CROP, TITLES
 from trainer.files import write_atomically
 from trainer.recipe import Recipe
-from trainer.report.paper import CENTER, PROTOCOLS, TEN_CROP, published
+from trainer.report.paper import published
 from trainer.sweep.progress import Progress
 
 UNKNOWN: Final = "-"
@@ -97,7 +98,7 @@ def _paper(recipe: Recipe) -> str:
     for protocol in (CENTER, TEN_CROP):
         paper = published(recipe.model, protocol)
         if paper is not None:
-            return f"{paper.top1:.2f}%" + ("" if protocol == CENTER else f" ({PROTOCOLS[protocol]})")
+            return f"{paper.top1:.2f}%" + ("" if protocol == CENTER else f" ({TITLES[protocol]})")
     return UNKNOWN
 
 

@@ -1,0 +1,145 @@
+"""What the command line of `trainer evaluate` says. Without torch, so that a wrong value is refused at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast, get_args
+
+from trainer.errors import UsageError, did_you_mean
+from trainer.evaluation.protocols import (
+    CENTER,
+    MULTI_SCALE,
+    TEN_CROP,
+    Pool,
+    Protocol,
+    Score,
+    center,
+    default_scales,
+    multi_scale,
+    multi_scale_dense,
+    ten_crop,
+)
+
+ALL: Final = "all"
+CHOICES: Final = (CENTER, TEN_CROP, MULTI_SCALE, ALL)
+TRUTHS: Final = ("true", "false")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate.
+
+    Raises:
+        UsageError: a value is none that there is, or belongs to a protocol that is not asked for.
+    """
+
+    protocols: tuple[str, ...] = (CENTER,)
+    """Of CHOICES."""
+    resize: int | None = None
+    """Shorter side in pixels for the centre and the ten crops; None: that of the recipe's validation."""
+    scales: tuple[int, ...] | None = None
+    """For `multi-scale`, in pixels; None: the paper's, in proportion to the network's crops."""
+    score: Score = "softmax"
+    pool: Pool | None = None
+    """The fully convolutional form of `multi-scale`, pooled so; None: ten crops at every scale."""
+    flip: bool | None = None
+    """Of all protocols; None: all but `center`."""
+    ema: bool = False
+    batch: int = 256
+    """Crops in one forward pass."""
+    predictions: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.protocols:
+            raise UsageError(f"--protocol: expected some of {', '.join(CHOICES)}")
+        for name in self.protocols:
+            if name not in CHOICES:
+                raise UsageError(f"--protocol: '{name}' is not a protocol{did_you_mean(name, CHOICES)}")
+        if self.pool is not None and not self._asks(MULTI_SCALE):
+            raise UsageError("--pool: only multi-scale has whole images to pool; add --protocol multi-scale")
+        if self.scales is not None and not self._asks(MULTI_SCALE):
+            raise UsageError("--scales: only multi-scale has several; add --protocol multi-scale")
+        if self.resize is not None and not (self._asks(CENTER) or self._asks(TEN_CROP)):
+            raise UsageError("--resize: of center and ten-crop; for multi-scale give --scales")
+        if self.batch < 1:
+            raise UsageError(f"--batch is {self.batch}, expected a positive number of crops")
+        if self.predictions is not None:
+            _check_file("--predictions", self.predictions)
+
+    def _asks(self, name: str) -> bool:
+        return name in self.protocols or ALL in self.protocols
+
+    def views(self, size: int, validated_with: int) -> list[Protocol]:
+        """The protocols as a network looks at images.
+
+        Args:
+            size: side of its crops in pixels.
+            validated_with: shorter side in pixels of the images in its validation while training.
+
+        Raises:
+            UsageError: an image would be smaller than the network's crops.
+        """
+        resize = validated_with if self.resize is None else self.resize
+        scales = default_scales(size) if self.scales is None else sorted(set(self.scales))
+        for value, option in ((resize, "--resize"), *((scale, "--scales") for scale in scales)):
+            if value < size:
+                raise UsageError(
+                    f"{option}: {value} is below the network's crops of {size} pixels; give {size} or more"
+                )
+        flip = True if self.flip is None else self.flip
+        found = []
+        if self._asks(CENTER):
+            found.append(center(resize, bool(self.flip)))
+        if self._asks(TEN_CROP):
+            found.append(ten_crop(resize, flip))
+        if ALL in self.protocols or (self._asks(MULTI_SCALE) and self.pool is None):
+            found.append(multi_scale(scales, flip))
+        if ALL in self.protocols or self.pool is not None:
+            found.append(multi_scale_dense(scales, self.pool or "dense", flip))
+        return found
+
+
+def parse_options(args: argparse.Namespace) -> Options:
+    """The options of the command line.
+
+    Raises:
+        UsageError: a value is none that there is; with the nearest one.
+    """
+    return Options(
+        protocols=tuple(name.strip() for name in args.protocol.split(",") if name.strip()),
+        resize=args.resize,
+        scales=_parse_scales(args.scales),
+        score=cast(Score, _parse_choice("--score", args.score, get_args(Score))),
+        pool=None if args.pool is None else cast(Pool, _parse_choice("--pool", args.pool, get_args(Pool))),
+        flip=None if args.flip is None else _parse_choice("--flip", args.flip, TRUTHS) == "true",
+        ema=_parse_choice("--ema", args.ema, TRUTHS) == "true",
+        batch=args.batch,
+        predictions=args.predictions,
+    )
+
+
+def _parse_scales(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    for item in text.split(","):
+        if not item.strip().isdecimal() or int(item) == 0:
+            raise UsageError(f"--scales: '{item}' is no number of pixels; write e.g. 224,256,384,480,640")
+    return tuple(int(item) for item in text.split(","))
+
+
+def _parse_choice(option: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise UsageError(f"{option}: '{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
+    return value
+
+
+def _check_file(option: str, path: Path) -> None:
+    """Refuse at once what could not be written at the end."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; give the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{option} {path}: cannot write into {path.parent}; make the folder first")
