@@ -157,12 +157,13 @@ def check_same_classes(data: Dataset, classes: list[str], trained_on: str) -> No
         )
     if len(data.classes) != len(classes):
         raise UsageError(
-            f"{path}: has {len(data.classes)} classes, {trained_on} has {len(classes)}; convert it with --classes"
+            f"{path}: has {len(data.classes)} classes, {trained_on} has {len(classes)}; give data of the same classes, "
+            "or if its source lacks some convert it with --classes and a list of all"
         )
     place = next(i for i, (ours, theirs) in enumerate(zip(data.classes, classes, strict=True)) if ours != theirs)
     raise UsageError(
         f"{path}: class {place} is {data.classes[place]}, in {trained_on} it is {classes[place]}; "
-        "convert it with --classes and a list in that order"
+        "give data of the same classes, or convert it with --classes and a list in that order"
     )
 
 

@@ -132,12 +132,12 @@ def plot(axes: Axes, axis: Axis, run: Run, lines: Sequence[Line], key: str, scal
     axes.plot([axis.at(run, line["samples"]) for line in lines], values, **style)
 
 
-def mark_drops(axes: Axes, axis: Axis, runs: Sequence[Run]) -> None:
-    """A dotted line a drop of the rate: of the run's colour if only one of several runs has it, else grey."""
-    shared = Counter(axis.at(run, drop.samples) for run in runs for drop in run.drops)
+def mark_rate_changes(axes: Axes, axis: Axis, runs: Sequence[Run]) -> None:
+    """A dotted line a change of the rate: of the run's colour if only one of several runs has it, else grey."""
+    shared = Counter(axis.at(run, samples) for run in runs for samples in run.rate_changes)
     for number, run in enumerate(runs):
-        for drop in run.drops:
-            place = axis.at(run, drop.samples)
+        for samples in run.rate_changes:
+            place = axis.at(run, samples)
             own = len(runs) > 1 and shared[place] == 1
             axes.axvline(place, color=COLOURS[number] if own else "#555555", linewidth=1, linestyle=":", zorder=0.5)
 

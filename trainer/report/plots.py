@@ -18,7 +18,7 @@ from trainer.report.canvas import (
     canvas,
     dashes,
     finish,
-    mark_drops,
+    mark_rate_changes,
     means,
     names,
     plot,
@@ -131,8 +131,8 @@ def error_limits(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def _set_up(axes: Axes, axis: Axis, runs: Sequence[Run], text: str) -> None:
-    mark_drops(axes, axis, runs)
-    title(axes, text + (" Dotted: the learning rate drops." if any(run.drops for run in runs) else ""))
+    mark_rate_changes(axes, axis, runs)
+    title(axes, text + (" Dotted: the learning rate changes." if any(run.rate_changes for run in runs) else ""))
     axes.set_xlabel(axis.label)
     axes.set_xlim(left=0)
 

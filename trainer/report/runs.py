@@ -92,6 +92,13 @@ class Run:
         return max((int(line["samples"]) for line in (*self.train, *self.validation)), default=0)
 
     @property
+    def rate_changes(self) -> list[int]:
+        """Samples at which the learning rate dropped, or rose at the end of a conditional warm-up."""
+        return [drop.samples for drop in self.drops] + [
+            line["samples"] for line in self.told if line["kind"] == "warmup"
+        ]
+
+    @property
     def budget(self) -> int:
         return self.recipe.samples(self.recipe.schedule.budget)
 
