@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 
 import pytest
 
@@ -27,6 +29,21 @@ def test_errors_for_people_are_one_line_and_a_status(
 ) -> None:
     assert run_command(lambda: raising(error)) == status
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_an_interrupt_is_told_as_such_whatever_a_library_makes_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def library() -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise KeyError("left half-way")
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_command(library) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Final
 
 RANKS_WAIT_SECONDS: Final = 10.0
@@ -66,7 +67,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def run_command(main: Callable[[], int]) -> int:
     """Call `main` and turn the errors meant for people into one line on stderr and an exit status."""
     try:
-        return main()
+        return _interruptible(main)
     except (UsageError, RunError) as error:
         # Each rank says that it lost contact: the one to say it for all may be the dead one.
         if int(os.environ.get("RANK", "0")) > 0 and not isinstance(error, LostContact):
@@ -81,8 +82,33 @@ def run_command(main: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr, flush=True)
         return RunError.exit_code
     except KeyboardInterrupt as interrupt:
         print(f"error: {str(interrupt) or 'interrupted'}", file=sys.stderr, flush=True)
         return INTERRUPTED
+
+
+def _interruptible(main: Callable[[], int]) -> int:
+    """Call `main`; whatever error a Ctrl-C ends it with, it is a `KeyboardInterrupt`.
+
+    A library that it meets half-way may make an error of its own of it: OmegaConf does, and drops where it came from.
+    """
+    pressed = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return main()
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
