@@ -236,8 +236,9 @@ def _whole_or_not_at_all(partial: Path, final: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"{final}: cannot write the checkpoint: {_reason(error, final.parent)}") from error
+    finally:  # there is nothing left of it but after an error, or a Ctrl-C
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(partial: Path, state: dict[str, Any]) -> None:
