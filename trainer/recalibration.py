@@ -43,6 +43,7 @@ from trainer.data.dataset import (
 )
 from trainer.data.readahead import reading_ahead
 from trainer.errors import RunError, UsageError
+from trainer.files import check_output
 from trainer.models import create_model
 from trainer.recipe import Recipe, recipe_from_dict
 from trainer.run_data import native_loader
@@ -194,6 +195,7 @@ def recalibrate_checkpoint(path: str, data_path: str, *, images: int | None = No
     out = out or _beside(file)
     if out.exists():
         raise UsageError(f"{out}: exists already; remove it, or give another folder with --out")
+    check_output(out, "--out", size=file.stat().st_size, with_parents=True)
     state = checkpoint.load(file)
     recipe = recipe_from_dict(state["recipe"], str(file))
     images = recipe.batch_norm.images if images is None else images

@@ -34,7 +34,7 @@ from trainer.data.loader import Loader
 from trainer.data.order import Request, evaluation_ids
 from trainer.data.readahead import reading_ahead
 from trainer.errors import RunError, UsageError
-from trainer.files import write_atomically
+from trainer.files import check_output, write_atomically
 from trainer.record import RESPONSES
 from trainer.trained import Trained, load_trained
 
@@ -154,9 +154,10 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
             "images": images,
             "layers": [asdict(response) for response in responses],
         }
-        write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
         title = f"{trained.recipe.model.name}, step {trained.step:,}, on {images:,} images of {data_path}"
-        _print(responses, title, file)
+        _print(responses, title)
+        write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+        print(f"written: {file}", flush=True)
     accelerator.end_training()
     return responses
 
@@ -180,16 +181,15 @@ def _count(data: Dataset, images: int | None) -> int:
 
 
 def _destination(trained: Trained, out: Path | None) -> Path:
-    if out is not None:
-        if not out.absolute().parent.is_dir():
-            raise UsageError(f"--out is {out}, but there is no folder {out.parent}")
-        return out
-    if trained.run_dir is None:
-        raise UsageError(f"{trained.file}: not in a run folder; say where to write the responses: --out FILE.json")
-    return trained.run_dir / RESPONSES
+    if out is None:
+        if trained.run_dir is None:
+            raise UsageError(f"{trained.file}: not in a run folder; say where to write the responses: --out FILE.json")
+        out = trained.run_dir / RESPONSES
+    check_output(out, "--out")
+    return out
 
 
-def _print(responses: list[Response], title: str, file: Path) -> None:
+def _print(responses: list[Response], title: str) -> None:
     table = Table("3x3 layer", show_footer=True)
     table.columns[0].footer = "mean"
     table.add_column("std", f"{fmean(response.std for response in responses):.4f}", justify="right")
@@ -198,4 +198,4 @@ def _print(responses: list[Response], title: str, file: Path) -> None:
     console = table_console()
     console.print(title, style="bold", highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"Standard deviations after batch norm, before the nonlinearity: {file}", soft_wrap=True)
+    console.print("Standard deviations after batch norm, before the nonlinearity", soft_wrap=True)

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from trainer import __version__, checkpoint
 from trainer.data.dataset import Dataset, explain_other_data
-from trainer.errors import UsageError
+from trainer.errors import RunError, UsageError
 from trainer.files import write_atomically
 from trainer.lock import RunLock
 from trainer.recipe import Recipe, ResumeRecipe, differences, load_recipe, recipe_from_dict
@@ -45,7 +45,7 @@ def open_run_folder(recipe: Recipe, train_data: Dataset, val_data: Dataset, acce
             found[0], opened.notes = checkpoint.newest_intact(recipe.run_dir)
             opened.state = checkpoint.load(found[0]) if found[0] is not None else None
             opened.notes += _settle_recipe(recipe, opened.state)
-        except UsageError as error:
+        except (UsageError, RunError) as error:
             found[1] = str(error)
         except OSError as error:
             found[1] = f"{error.filename or recipe.run_dir}: cannot write the run folder: {error.strerror}"

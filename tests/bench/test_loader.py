@@ -56,7 +56,10 @@ def test_an_unknown_peer_is_named_with_the_nearest() -> None:
         (["--repeats", "0"], "--repeats 0: must be 1 or more"),
         (["--crop", "rcc"], "--crop: no crop is named 'rcc' (did you mean 'rrc'?)"),
         (["--json", "figures.txt"], "--json figures.txt: must end in .json (the chart beside it ends in .png)"),
-        (["--json", "no/such/a.json"], "--json no/such/a.json: cannot write into no/such; make the folder first"),
+        (
+            ["--json", "/no/a.json"],
+            "/no/a.json: cannot write into /no: No such file or directory; give another place with --json",
+        ),
         (["--workers", "0"], "--workers: '0' is no positive number of workers; write e.g. 1,2"),
         (["--peers", "dalli"], "--peers: no loader is named 'dalli' (did you mean 'dali'?)"),
     ],

@@ -71,7 +71,8 @@ def test_the_command_writes_the_sheet_and_says_so(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("out", "reason"), [("sheet.jpg", "expected a name that ends in .png"), ("none/sheet.png", "there is no folder")]
+    ("out", "reason"),
+    [("sheet.jpg", "expected a name that ends in .png"), ("none/sheet.png", "none: No such file or directory")],
 )
 def test_a_place_where_no_png_can_be_is_refused_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, reason: str

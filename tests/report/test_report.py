@@ -195,8 +195,8 @@ def test_a_report_is_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> 
     [
         (["nothing"], "nothing: not a run folder"),
         (["a", "b"], "2 runs: say with --out DIR where"),
-        (["a", "--out", "file"], "--out file: not a folder"),
-        (["a", "--out", "file/below"], "--out file/below: not a folder"),
+        (["a", "--out", "file"], "file/index.html: cannot write into"),
+        (["a", "--out", "file/below"], "file/below/index.html: cannot write into"),
         (["a"] * 9, "9 runs, expected at most 8"),
     ],
 )

@@ -7,7 +7,6 @@ with another one first: what changes on the machine meanwhile reaches all of the
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from trainer.bench.work import CROPS, CropKind, Work
 from trainer.console import table_console
 from trainer.data.beton import MODE_JPEG, Beton
 from trainer.errors import RunError, UsageError, did_you_mean
-from trainer.files import write_atomically
+from trainer.files import check_output, write_atomically
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,8 @@ def _check(options: Options) -> None:
     if options.json is not None:
         if options.json.suffix != ".json":
             raise UsageError(f"--json {options.json}: must end in .json (the chart beside it ends in .png)")
-        if not os.access(options.json.parent, os.W_OK):
-            raise UsageError(f"--json {options.json}: cannot write into {options.json.parent}; make the folder first")
+        for file in (options.json, options.json.with_suffix(".png")):
+            check_output(file, "--json")
     beton = Beton(options.beton)
     pixels = int(np.count_nonzero(beton.modes != MODE_JPEG))
     if pixels:

@@ -25,6 +25,7 @@ from trainer.evaluation.network import Network
 from trainer.evaluation.options import Options
 from trainer.evaluation.predictions import write_predictions
 from trainer.evaluation.protocols import CENTER, TITLES, Protocol, all_cuts
+from trainer.files import append, check_output
 from trainer.record import EVALUATIONS
 from trainer.report.paper import VALIDATION_IMAGES, family, published
 from trainer.trained import Trained, load_trained
@@ -50,6 +51,9 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
     first = trained[0]
     size = first.recipe.data.size
     protocols = options.views(size, first.recipe.evaluation.resize)
+    if options.predictions is not None:  # now that their size is known
+        scores = 4 * len(data.beton) * len(first.classes) * len(protocols)  # bytes of float32
+        check_output(options.predictions, "--predictions", size=scores)
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
     accelerator = Accelerator(mixed_precision="no")
     networks = [_on_device(one, accelerator.device) for one in trained]
@@ -70,12 +74,13 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
             predictions=kept,
             after_request=progress.show,
         )
-    if main:
-        _print(trained, data, protocols, results, options)
-        if len(trained) == 1:
-            _keep(first, data, protocols, results, options)
-    if kept is not None and options.predictions is not None:
-        write_predictions(options.predictions, kept, protocols, data, first.classes, accelerator)
+    with contextlib.ExitStack() as then:  # each of them, whatever became of those before
+        if main and len(trained) == 1:
+            then.callback(_keep, first, data, protocols, results, options)
+        if kept is not None and options.predictions is not None:
+            then.callback(write_predictions, options.predictions, kept, protocols, data, first.classes, accelerator)
+        if main:
+            _print(trained, data, protocols, results, options)
     accelerator.end_training()
     return results
 
@@ -210,10 +215,9 @@ def _keep(
     path = trained.run_dir / EVALUATIONS
     lines = [_line(trained, data, protocol, results[protocol.name], options) for protocol in protocols]
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-    except OSError as error:
-        raise RunError(f"{path}: cannot write it: {error.strerror}; the results are above") from error
+        append(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    except RunError as error:
+        raise RunError(f"{error}; the results are above") from error
 
 
 def _line(trained: Trained, data: Dataset, protocol: Protocol, result: Result, options: Options) -> dict[str, Any]:

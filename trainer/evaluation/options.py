@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from trainer.evaluation.protocols import (
     multi_scale_dense,
     ten_crop,
 )
+from trainer.files import check_output
 
 ALL: Final = "all"
 CHOICES: Final = (CENTER, TEN_CROP, MULTI_SCALE, ALL)
@@ -68,7 +68,7 @@ class Options:
         if self.batch < 1:
             raise UsageError(f"--batch is {self.batch}, expected a positive number of crops")
         if self.predictions is not None:
-            _check_file("--predictions", self.predictions)
+            check_output(self.predictions, "--predictions")
 
     def _asks(self, name: str) -> bool:
         return name in self.protocols or ALL in self.protocols
@@ -135,11 +135,3 @@ def _parse_choice(option: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise UsageError(f"{option}: '{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
     return value
-
-
-def _check_file(option: str, path: Path) -> None:
-    """Refuse at once what could not be written at the end."""
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder; give the name of a file")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{option} {path}: cannot write into {path.parent}; make the folder first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainer.data.dataset import Dataset
-from trainer.errors import RunError
 from trainer.evaluation.evaluate import Predictions
 from trainer.evaluation.protocols import Protocol
-from trainer.files import sync
+from trainer.files import replacing
 
 
 def write_predictions(
@@ -42,16 +40,8 @@ def write_predictions(
         arrays[protocol.name] = _gather(ids, mine, count, accelerator)
     if accelerator.is_main_process:
         content = {"labels": data.beton.labels, "classes": np.array(classes), **arrays}
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **content)  # type: ignore[arg-type]
-            sync(temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise RunError(f"{path}: cannot write the predictions: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **content)  # type: ignore[arg-type]
 
 
 def _gather(ids: Tensor, scores: Tensor, count: int, accelerator: Accelerator) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from trainer.errors import UsageError
+from trainer.files import check_output
 from trainer.preview.sheet import draw_sheet
 from trainer.preview.views import EPOCHS, training_rows, validation_view
 from trainer.recipe import load_recipe
@@ -23,8 +24,7 @@ def preview(recipe_path: str, overrides: list[str], out: Path) -> None:
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out is {out}, expected a name that ends in .png")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"--out is {out}, but there is no folder {out.parent}")
+    check_output(out, "--out")
     recipe = load_recipe(recipe_path, overrides)
     data = RunData(recipe, torch.device("cpu"))
     rows = training_rows(recipe, data)

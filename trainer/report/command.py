@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 
 from trainer.errors import UsageError
-from trainer.files import write_atomically
+from trainer.files import check_output, write_atomically
 from trainer.report import plots
 from trainer.report.canvas import MOST_RUNS
 from trainer.report.page import Figure, Group, figure_captions, render
@@ -35,20 +35,19 @@ def report(run_dirs: Sequence[Path], out: Path | None = None) -> None:
     if out is None and len(run_dirs) > 1:
         raise UsageError(f"{len(run_dirs)} runs: say with --out DIR where their report is to be written")
     runs = read_runs(list(run_dirs))
-    page = _write(runs, out or run_dirs[0] / "report")
+    folder = out or run_dirs[0] / "report"
+    check_output(folder / PAGE, "--out", with_parents=True)
     console = Console()
     for run in runs:
         console.print(summary_table(run))
+    page = _write(runs, folder)
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(runs: Sequence[Run], out: Path) -> Path:
     """The figures first, the page last; each replaces one that is there. Returns the page's path."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"--out {out}: not a folder") from error
     groups = _groups(runs)
+    out.mkdir(parents=True, exist_ok=True)
     for group in groups:
         for figure in group.figures:
             write_atomically(out / figure.file, figure.png)
