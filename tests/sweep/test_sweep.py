@@ -220,7 +220,7 @@ def test_a_table_that_could_not_be_written_is_refused_at_once(
     file = write_sweep(tmp_path, [named("a")], launch=f"touch {tmp_path}/started")
     for out in (tmp_path, tmp_path / "none" / "table.md"):
         assert main(["sweep", str(file), "--out", str(out)]) == 2
-        assert capsys.readouterr().err.startswith(f"error: --out {out}: ")
+        assert capsys.readouterr().err.startswith(f"error: {out}: ")
     assert main(["sweep", str(file), "--print", "--out", str(tmp_path / "table.md")]) == 2
     assert not (tmp_path / "started").exists()
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainer.errors import INTERRUPTED, Interrupted, Preempted, RunError, UsageError
+from trainer.files import check_output
 from trainer.sweep.launcher import Launcher, check_command, describe_status
 from trainer.sweep.plan import Entry, load_plan
 from trainer.sweep.progress import Progress, check_begun, look
@@ -42,10 +43,11 @@ def sweep(file: Path, overrides: list[str], out: Path | None = None) -> None:
             "a sweep is started once, not by accelerate launch; how each run is started is said in the file, e.g. "
             "launch: accelerate launch --num_processes 8 -m trainer train"
         )
+    if out is not None:
+        check_output(out, "--out")
     console = Console(highlight=False, soft_wrap=True)
     entries = _load(file, overrides)
     check_command(file, entries[0].command)
-    _check_out(out)
     waiting = [entry for entry in entries if not look(entry.recipe).done]
     if waiting:
         from trainer.sweep.inputs import check_inputs  # waits for torch
@@ -76,7 +78,8 @@ def print_table(file: Path, overrides: list[str], out: Path | None = None) -> No
     Raises:
         UsageError: file, recipes or begun runs are wrong.
     """
-    _check_out(out)
+    if out is not None:
+        check_output(out, "--out")
     collect(_load(file, overrides), {}, out)
 
 
@@ -95,12 +98,6 @@ def _load(file: Path, overrides: list[str]) -> list[Entry]:
     return entries
 
 
-def _check_out(out: Path | None) -> None:
-    """Not after days of training."""
-    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-        raise UsageError(f"--out {out}: {'a folder' if out.is_dir() else 'its folder cannot be written'}")
-
-
 def _train_all(entries: list[Entry], out: Path | None, console: Console) -> dict[str, int]:
     """The exit statuses of the runs that failed, by name."""
     failed: dict[str, int] = {}
@@ -111,9 +108,18 @@ def _train_all(entries: list[Entry], out: Path | None, console: Console) -> dict
                 if status:
                     failed[entry.name] = status
             finally:
-                if out is not None:
-                    collect(entries, failed, out, Console(quiet=True))
+                _write_meanwhile(entries, failed, out, console)
     return failed
+
+
+def _write_meanwhile(entries: list[Entry], failed: dict[str, int], out: Path | None, console: Console) -> None:
+    """Write the table, if it is wanted. The runs that wait do not depend on it."""
+    if out is None:
+        return
+    try:
+        collect(entries, failed, out, Console(quiet=True))
+    except RunError as error:
+        console.print(f"note: {error}", markup=False)
 
 
 def _train_one(entry: Entry, title: str, launcher: Launcher, console: Console) -> int:
