@@ -161,6 +161,8 @@ def run(arguments: list[str], output: Path, variables: dict[str, str]) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(variables)
+    # A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
     from trainer.__main__ import main
