@@ -43,7 +43,8 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
         Results by the protocols' names.
 
     Raises:
-        UsageError: checkpoints or data cannot be read, or do not go together.
+        UsageError: checkpoints or data cannot be read, or do not go together, or the predictions have no place.
+        RunError: what is left cannot be written; the results are printed all the same.
     """
     trained = [load_trained(path, ema=options.ema) for path in paths]
     data = open_dataset(data_path)
@@ -74,7 +75,7 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
             predictions=kept,
             after_request=progress.show,
         )
-    with contextlib.ExitStack() as then:  # each of them, whatever became of those before
+    with contextlib.ExitStack() as then:  # from the last up, each whatever becomes of the others
         if main and len(trained) == 1:
             then.callback(_keep, first, data, protocols, results, options)
         if kept is not None and options.predictions is not None:
