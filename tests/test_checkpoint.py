@@ -107,7 +107,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
     file = tmp_path / "state.pt"
     file.write_bytes(os.urandom(1000))
-    with pytest.raises(UsageError, match=r"state\.pt: cannot read the checkpoint"):
+    with pytest.raises(UsageError, match=r"state\.pt: not a checkpoint, or not a whole one"):
         checkpoint.load(file)
     torch.save({"weights": torch.zeros(3)}, file)
     with pytest.raises(UsageError, match="not a checkpoint of this project"):

@@ -90,7 +90,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--protocol",
         default="center",
         metavar="NAME,...",
-        help="center, ten-crop, multi-scale (ten crops at every scale), or all (default: %(default)s)",
+        help="center, ten-crop, multi-scale (ten crops at every scale), or all: these three, and multi-scale in the "
+        "fully convolutional form (default: %(default)s)",
     )
     evaluate.add_argument(
         "--resize", type=int, metavar="PX", help="shorter side for center and ten-crop (default: the recipe's)"

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -164,6 +165,8 @@ def load(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file}: cannot read the checkpoint: {error.strerror or error}") from error
     except Exception as error:  # on damaged bytes, the unpickler may raise anything
+        if not zipfile.is_zipfile(file):
+            raise Damaged(f"{file}: not a checkpoint, or not a whole one; give a run folder or a {STATE}") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         # What is as it was written is not damaged: memory may be short.
         kind = UsageError if verified else Damaged

@@ -191,6 +191,8 @@ def recalibrate_checkpoint(path: str, data_path: str, *, images: int | None = No
         UsageError: checkpoint or data cannot be read, their classes differ, or the new folder exists.
         RunError: an image does not decode, or the checkpoint cannot be written.
     """
+    if images is not None and images < 1:
+        raise UsageError(f"--images is {images}, expected at least one")
     file = checkpoint.find(path).resolve()
     out = out or _beside(file)
     if out.exists():
@@ -199,8 +201,6 @@ def recalibrate_checkpoint(path: str, data_path: str, *, images: int | None = No
     state = checkpoint.load(file)
     recipe = recipe_from_dict(state["recipe"], str(file))
     images = recipe.batch_norm.images if images is None else images
-    if images < 1:
-        raise UsageError(f"--images is {images}, expected at least one")
     data = open_dataset(data_path)
     check_same_classes(data, state["classes"], str(file))
     check_training_crops(recipe, data)

@@ -347,6 +347,10 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
     try:
         layer = OmegaConf.load(path)
     except FileNotFoundError as error:
+        if path.parent.is_dir() and path.name == "recipe.yaml":
+            raise UsageError(
+                f"{path.parent}: no run here (it has no recipe.yaml); give a recipe to begin one"
+            ) from error
         raise UsageError(f"{path}: no such recipe{near_files(path)}") from error
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read the recipe: {' '.join(str(error).split())}") from error
@@ -360,11 +364,13 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
 
 
 def near_files(path: Path) -> str:
-    """The recipe of the nearest name in the folder, or in those below it; with no such folder, in `recipes`."""
-    folder = path.parent if any(path.parent.rglob("*.yaml")) else Path("recipes")
-    files = {file.stem: str(file) for file in sorted(folder.rglob("*.yaml"), reverse=True)}
-    near = difflib.get_close_matches(path.stem, files, n=1, cutoff=0.5)
-    return f" (did you mean '{files[near[0]]}'?)" if near else f" (known: {', '.join(sorted(files))})"
+    """The YAML file of the nearest name in the folder, or else in `recipes` and below."""
+    for found in (path.parent.glob("*.yaml"), Path("recipes").rglob("*.yaml")):
+        files = {file.stem: str(file) for file in sorted(found, reverse=True)}
+        near = difflib.get_close_matches(path.stem, files, n=1, cutoff=0.5)
+        if near:
+            return f" (did you mean '{files[near[0]]}'?)"
+    return ""
 
 
 def _parse_override(override: str) -> DictConfig:

@@ -199,7 +199,7 @@ def test_a_run_folder_keeps_its_evaluations(trained: Trained, capsys: pytest.Cap
         ({"batch": 0}, "--batch is 0"),
         ({"ema": True}, "no moving average of the weights"),
         ({"predictions": Path("nowhere/out.npz")}, "nowhere/out.npz: cannot write into .*nowhere: No such file"),
-        ({"predictions": Path("/")}, "is a folder"),
+        ({"predictions": Path("scores")}, "expected a name that ends in .npz"),
     ],
 )
 def test_wrong_options_are_refused(trained: Trained, options: dict[str, Any], message: str) -> None:

@@ -133,8 +133,9 @@ class Beton:
                     )
                 self._map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
         except OSError as error:
-            missing = "; make it with `python -m data_prep convert`" if isinstance(error, FileNotFoundError) else ""
-            raise UsageError(f"{path}: cannot open the beton: {error.strerror}{missing}") from error
+            made = isinstance(error, (FileNotFoundError, IsADirectoryError))
+            advice = "; make one with `python -m data_prep convert`" if made else ""
+            raise UsageError(f"{path}: cannot open the beton: {error.strerror}{advice}") from error
         except ValueError as error:  # of mmap, which has found fewer bytes
             raise UsageError(f"{path}: cannot open the beton: it became shorter meanwhile") from error
         self._bytes = np.frombuffer(self._map, np.uint8)

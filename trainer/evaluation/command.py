@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from trainer.files import append, check_output
 from trainer.record import EVALUATIONS
 from trainer.report.paper import VALIDATION_IMAGES, family, published
 from trainer.trained import Trained, load_trained
+
+LINE_SECONDS: Final = 10.0
 
 
 def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options) -> dict[str, Result]:
@@ -126,10 +129,13 @@ def _explained(options: Options) -> Iterator[None]:
 
 
 class _Progress:
-    """A bar on a terminal, of the main process."""
+    """Of the main process: a bar on a terminal, elsewhere a line at most every `LINE_SECONDS`."""
 
     def __init__(self, images: int, *, shown: bool) -> None:
         console = Console(stderr=True)
+        self._lines = shown and not console.is_terminal
+        self._images, self._began = images, time.monotonic()
+        self._told = self._began
         columns = TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}")
         self._bar = Progress(
             *columns,
@@ -142,6 +148,11 @@ class _Progress:
 
     def show(self, requests: int, images: int) -> None:
         self._bar.update(self._task, completed=images)
+        now = time.monotonic()
+        if self._lines and now - self._told >= LINE_SECONDS and 0 < images < self._images:
+            self._told = now
+            left = (now - self._began) * (self._images - images) / images
+            print(f"{images:,} of {self._images:,} images | ETA {duration(left)}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> _Progress:
         self._bar.start()

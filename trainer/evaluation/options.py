@@ -68,6 +68,8 @@ class Options:
         if self.batch < 1:
             raise UsageError(f"--batch is {self.batch}, expected a positive number of crops")
         if self.predictions is not None:
+            if self.predictions.suffix != ".npz":
+                raise UsageError(f"--predictions {self.predictions}: expected a name that ends in .npz")
             check_output(self.predictions, "--predictions")
 
     def _asks(self, name: str) -> bool:
@@ -133,5 +135,5 @@ def _parse_scales(text: str | None) -> tuple[int, ...] | None:
 
 def _parse_choice(option: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        raise UsageError(f"{option}: '{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
+        raise UsageError(f"{option}: '{value}' is not a value of this option{did_you_mean(value, known)}")
     return value

@@ -13,7 +13,7 @@ from trainer.files import check_output, write_atomically
 from trainer.report import plots
 from trainer.report.canvas import MOST_RUNS
 from trainer.report.page import Figure, Group, figure_captions, render
-from trainer.report.runs import Run, read_runs
+from trainer.report.runs import Run, read_runs, short_names
 from trainer.report.summary import summary_table
 
 PAGE: Final = "index.html"
@@ -59,9 +59,10 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
     together: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         together.setdefault(run.group, []).append(run)
+    validated = short_names([Path(members[0].recipe.data.val).absolute() for members in together.values()])
     groups = []
     for number, ((family, _), members) in enumerate(together.items(), start=1):
-        title = f"Networks for {family}, validated on {Path(members[0].recipe.data.val).name}"
+        title = f"{family} networks, validated on {validated[number - 1]}"
         suffix = f"-{number}" if len(together) > 1 else ""
         groups.append(Group(title, members, _figures(members, suffix)))
     return groups

@@ -65,7 +65,8 @@ def _validation(run: Run, line: Line) -> Measured:
     size, resize = recipe.data.size, recipe.evaluation.resize
     view = "the whole image" if size == resize else f"centre crop {size} of {resize}"
     step = line["samples"] // run.batch
-    return _measured(run, line, f"while training: {view}", step, CENTER, [])
+    notes = ["batch norm recalibrated"] if line.get("recalibrated") else []
+    return _measured(run, line, f"while training: {view}", step, CENTER, notes)
 
 
 def _evaluation(run: Run, line: Line) -> Measured:

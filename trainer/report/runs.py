@@ -177,7 +177,7 @@ def read_runs(run_dirs: list[Path]) -> list[Run]:
     for place, count in Counter(places).items():
         if count > 1:
             raise UsageError(f"{place}: given {count} times, give every run once")
-    return [_read_run(run_dir, label) for run_dir, label in zip(run_dirs, _labels(places), strict=True)]
+    return [_read_run(run_dir, label) for run_dir, label in zip(run_dirs, short_names(places), strict=True)]
 
 
 def _read_run(run_dir: Path, label: str) -> Run:
@@ -202,7 +202,7 @@ def _read_run(run_dir: Path, label: str) -> Run:
     )
 
 
-def _labels(places: list[Path]) -> list[str]:
+def short_names(places: list[Path]) -> list[str]:
     """The shortest ends of the paths, of one length, that are all different."""
     for length in range(1, max(len(place.parts) for place in places) + 1):
         labels = ["/".join(place.parts[-length:]) for place in places]
