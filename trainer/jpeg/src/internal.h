@@ -4,6 +4,7 @@
 
 #include "jpegcrop.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -19,6 +20,8 @@
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
 enum { MAX_COMPONENTS = 3, MAX_BLOCKS_IN_MCU = 10 };
+
+INLINE int is_whole(double value) { return value == floor(value); }
 
 /* --- parse.c: the header --------------------------------------------------------------------------------------- */
 
@@ -140,6 +143,11 @@ int are_grouped(const jc_crop *a, const jc_crop *b);
 
 /* Make crops that are grouped, each with its neighbour, or a single one; write their statuses. */
 void decode_group(jc_decoder *decoder, jc_crop *crops, int64_t count);
+
+/* --- pixels.c ---------------------------------------------------------------------------------------------------- */
+
+/* Make a crop of a source of kind JC_RGB. */
+int decode_pixels(jc_decoder *decoder, const jc_crop *crop);
 
 /* --- resize*.c: planes to an image ---------------------------------------------------------------------------- */
 
