@@ -73,3 +73,25 @@ def resized(pixels: Pixels, box: Sequence[float], out_size: tuple[int, int], fli
     """Pillow's resize of a box."""
     image = PIL.Image.fromarray(pixels).resize(out_size, PIL.Image.Resampling.BILINEAR, box=tuple(box))
     return np.asarray(image)[:, ::-1] if flip else np.asarray(image)
+
+
+def bilinear(pixels: Pixels, out_size: tuple[int, int]) -> Pixels:
+    """Pillow's BILINEAR of a whole image, uint8 [height, width, 3], in its arithmetic: rows, then columns, each rounded
+    to bytes; weights of 22 bits. An axis that keeps its length is left alone."""
+    for axis, length in ((1, out_size[0]), (0, out_size[1])):
+        if pixels.shape[axis] != length:
+            sums = np.tensordot(_weights(pixels.shape[axis], length), pixels.astype(np.float64), axes=(1, axis))
+            pixels = np.clip(np.moveaxis((sums + (1 << 21)) // (1 << 22), 0, axis), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def _weights(length: int, out_length: int) -> np.ndarray:
+    """Of a triangle as wide as two pixels of the smaller image: float64 [out_length, length], whole numbers."""
+    scale = length / out_length
+    support = max(scale, 1.0)
+    weights = np.zeros((out_length, length))
+    for row, centre in zip(weights, (np.arange(out_length) + 0.5) * scale, strict=True):
+        reached = np.arange(max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), length))
+        triangle = np.maximum(1 - np.abs((reached + 0.5 - centre) / support), 0)
+        row[reached] = np.floor(triangle / triangle.sum() * (1 << 22) + 0.5)
+    return weights

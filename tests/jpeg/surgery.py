@@ -99,12 +99,15 @@ def resampled(jpeg: bytes, first_sampling: tuple[int, int]) -> bytes:
     return with_frame(jpeg, size=(-(-width * h // old_h), -(-height * v // old_v)), first_sampling=first_sampling)
 
 
-def in_three_scans(planes: Sequence[bytes]) -> bytes:
-    """Three baseline gray JPEGs of one size, quality and tables, as the components of one 4:4:4 file in three scans."""
+def in_three_scans(planes: Sequence[bytes], factors: Sequence[tuple[int, int]] = ((1, 1),) * 3) -> bytes:
+    """Three baseline gray JPEGs of one quality and tables, as the components of one file in three scans.
+
+    Of those with the largest factors, one has the image's size; others have their share of it.
+    """
     first = [segment for segment in take_apart(planes[0]) if segment.marker in (DQT, DHT)]
-    payload = frame(planes[0]).payload
-    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
-    sof = Segment(SOF0, payload[:5] + b"\x03" + components)
+    width, height = (max(sides) for sides in zip(*map(size, planes), strict=True))
+    components = b"".join(bytes((number, h * 16 + v, 0)) for number, (h, v) in enumerate(factors, start=1))
+    sof = Segment(SOF0, struct.pack(">BHHB", 8, height, width, 3) + components)
     scans = [
         Segment(SOS, bytes((1, number, 0, 0, 63, 0)), take_apart(plane)[-1].coded)
         for number, plane in enumerate(planes, start=1)

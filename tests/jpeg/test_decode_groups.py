@@ -28,6 +28,7 @@ class Crop:
     box: Box
     out_size: tuple[int, int]
     flip: bool = False
+    exact: bool = False
 
 
 class Group:
@@ -40,7 +41,8 @@ class Group:
         for row, crop, out in zip(self.array, crops, self.out, strict=True):
             row["data"], row["size"], row["out"] = self.data.ctypes.data, len(self.data), out.ctypes.data
             row["width"], row["height"], row["out_width"], row["out_height"] = *size, *crop.out_size
-            row["box"], row["flip"], row["kind"], row["status"] = crop.box, crop.flip, KIND_JPEG, -1
+            row["box"], row["flip"], row["exact"] = crop.box, crop.flip, crop.exact
+            row["kind"], row["status"] = KIND_JPEG, -1
 
     def separately(self, pool: Pool) -> tuple[list[int], list[Pixels | None]]:
         """Each as a batch of its own: the statuses, and the pixels where there are any."""
@@ -84,14 +86,17 @@ def sides(length: int) -> st.SearchStrategy[tuple[float, float]]:
 def crops(width: int, height: int) -> st.SearchStrategy[list[Crop]]:
     box = st.tuples(sides(width), sides(height)).map(lambda xy: (xy[0][0], xy[1][0], xy[0][1], xy[1][1]))
     out_size = st.tuples(st.integers(1, 90), st.integers(1, 70))
-    return st.lists(st.builds(Crop, box, out_size, st.booleans()), min_size=1, max_size=7)
+    groups = [st.just(False), st.just(True), st.booleans()]
+    lists = [st.lists(st.builds(Crop, box, out_size, st.booleans(), exact), min_size=1, max_size=7) for exact in groups]
+    return st.one_of(lists)
 
 
-def five_crops(width: int, height: int, side: float, out: int) -> list[Crop]:
+def five_crops(width: int, height: int, side: float, out: int, *, exact: bool = False) -> list[Crop]:
     """Corners and centre."""
     places = [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5)]
     corners = [(x * (width - side), y * (height - side)) for x, y in places]
-    return [Crop((left, top, min(left + side, width), min(top + side, height)), (out, out)) for left, top in corners]
+    boxes = [(left, top, min(left + side, width), min(top + side, height)) for left, top in corners]
+    return [Crop(box, (out, out), exact=exact) for box in boxes]
 
 
 class TestTheSameAsOneByOne:
@@ -122,11 +127,12 @@ class TestTheSameAsOneByOne:
         info = read_info(source)
         assert_same(Group(source, (info.width, info.height), data.draw(crops(info.width, info.height))), pools)
 
-    def test_a_whole_image_at_many_sizes_and_its_corners(self, pools: list[Pool]) -> None:
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_a_whole_image_at_many_sizes_and_its_corners(self, pools: list[Pool], exact: bool) -> None:
         """Filters of many taps, wide ones and enlarging ones, from one decoded plane."""
-        source = KINDS["4:2:0"](picture(500, 375), 90)
-        wholes = [Crop((0, 0, 500, 375), size) for size in [(853, 640), (299, 224), (40, 30), (7, 900), (1, 1)]]
-        group = Group(source, (500, 375), [*wholes, *five_crops(500, 375, 328.125, 224)])
+        source, sizes = KINDS["4:2:0"](picture(500, 375), 90), [(853, 640), (299, 224), (40, 30), (7, 900), (1, 1)]
+        wholes = [Crop((0, 0, 500, 375), size, exact=exact) for size in sizes]
+        group = Group(source, (500, 375), [*wholes, *five_crops(500, 375, 328.125, 224, exact=exact)])
         assert set(assert_same(group, pools)) == {STATUS_OK}
 
     def test_ones_that_do_not_meet(self, pools: list[Pool]) -> None:
@@ -161,13 +167,14 @@ class TestFailures:
         assert assert_same(Group(source, (80, 60), outside), pools) == [STATUS_BAD_BOX] * 2
         assert assert_same(Group(source, (80, 61), five_crops(80, 60, 40, 8)), pools) == [STATUS_OTHER_SIZE] * 5
 
+    @pytest.mark.parametrize("exact", [False, True])
     @pytest.mark.parametrize("damage", ["a lost end", "other bytes"])
-    def test_of_what_reads_the_damage(self, pools: list[Pool], damage: str) -> None:
+    def test_of_what_reads_the_damage(self, pools: list[Pool], damage: str, exact: bool) -> None:
         """In the lowest rows, at the right: other boxes come out, although the rectangle of all does not decode."""
         source = restarted(SAMPLINGS["4:2:0"], picture(160, 128), 80, "row")
         rows = len(source) * 7 // 8
         damaged = source[:rows] + (bytes(40) + source[rows + 40 :] if damage == "other bytes" else b"")
-        statuses = assert_same(Group(damaged, (160, 128), five_crops(160, 128, 50, 32)), pools)
+        statuses = assert_same(Group(damaged, (160, 128), five_crops(160, 128, 50, 32, exact=exact)), pools)
         assert [statuses[i] for i in (0, 1, 4)] == [STATUS_OK] * 3
         assert statuses[3] != STATUS_OK
 

@@ -40,14 +40,16 @@ CROP_DTYPE: Final = np.dtype(
         ("out_width", "<i4"),
         ("out_height", "<i4"),
         ("kind", "<i4"),
-        ("flip", "<i4"),
+        ("flip", "<i2"),
+        ("exact", "<i2"),
         ("fill", "<i4"),
         ("status", "<i4"),
     ]
 )
-"""`jc_crop`: one crop to make. `data` and `out` are addresses of memory that the caller keeps alive."""
+"""`jc_crop`: one crop to make. `data` and `out` are addresses of memory that the caller keeps alive; `exact` asks for
+the pixels of libjpeg-turbo and Pillow."""
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _REASON: Final = 256
 _PORTABLE: Final = 1
 _MAX_OUT: Final = 16384  # JC_MAX_OUT
@@ -106,14 +108,27 @@ class Decoder:
         weakref.finalize(self, _LIBRARY.jc_decoder_free, self._decoder).atexit = False
 
     def decode_crop(
-        self, data: bytes | memoryview, size: tuple[int, int], box: Box, flip: bool, out: Pixels, kind: int = KIND_JPEG
+        self,
+        data: bytes | memoryview,
+        size: tuple[int, int],
+        box: Box,
+        flip: bool,
+        out: Pixels,
+        kind: int = KIND_JPEG,
+        *,
+        exact: bool = False,
     ) -> None:
-        """See the function `decode_crop`."""
+        """See the function `decode_crop`.
+
+        Args:
+            exact: give, for more time, the pixels that libjpeg-turbo's defaults and Pillow's resizing of the whole
+                image give, bit for bit.
+        """
         source = np.frombuffer(data, np.uint8)
         if out.dtype != np.uint8 or out.ndim != 3 or out.shape[2] != 3 or not out.flags.carray:
             raise ValueError("out must be writable contiguous uint8 [height, width, 3]")
         addresses = source.ctypes.data, len(source), out.ctypes.data
-        crop = np.array((*addresses, box, *size, out.shape[1], out.shape[0], kind, flip, 0, 0), CROP_DTYPE)
+        crop = np.array((*addresses, box, *size, out.shape[1], out.shape[0], kind, flip, exact, 0, 0), CROP_DTYPE)
         status = _LIBRARY.jc_decode_crop(self._decoder, crop.ctypes.data)
         if status:
             raise DecodeError(explain(status, data, size, box))
@@ -169,8 +184,9 @@ class Pool:
     def decode(self, crops: np.ndarray) -> int:
         """Make all `crops` (of `CROP_DTYPE`); returns how many failed: those whose `status` is not 0.
 
-        Neighbours of the same JPEG (`data`, `size`, `width`, `height` are equal, `fill` is 0) are made by one thread,
-        which decodes once the smallest rectangle that has all of their boxes: put the crops of an image side by side.
+        Neighbours of the same JPEG (`data`, `size`, `width`, `height`, `exact` are equal, `fill` is 0) are made by one
+        thread, which decodes once the smallest rectangle that has all of their boxes: put the crops of an image side
+        by side.
         Bytes and statuses are those of crops made one by one.
         """
         if crops.dtype != CROP_DTYPE or not crops.flags.carray:

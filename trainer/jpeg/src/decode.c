@@ -49,7 +49,7 @@ void jc_decoder_free(jc_decoder *decoder)
 {
     if (!decoder) return;
     scratch *all[] = {&decoder->bits,    &decoder->planes, &decoder->segments,
-                      &decoder->filters, &decoder->rows,   &decoder->inside};
+                      &decoder->filters, &decoder->rows,   &decoder->inside, &decoder->rgb};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->memory);
     free(decoder);
 }
@@ -93,6 +93,12 @@ static mcu_rectangle united(mcu_rectangle a, mcu_rectangle b)
 {
     return (mcu_rectangle){a.left < b.left ? a.left : b.left, a.top < b.top ? a.top : b.top,
                            a.right > b.right ? a.right : b.right, a.bottom > b.bottom ? a.bottom : b.bottom};
+}
+
+static mcu_rectangle intersected(mcu_rectangle a, mcu_rectangle b)
+{
+    return (mcu_rectangle){a.left > b.left ? a.left : b.left, a.top > b.top ? a.top : b.top,
+                           a.right < b.right ? a.right : b.right, a.bottom < b.bottom ? a.bottom : b.bottom};
 }
 
 /* How the planes are to be resized for a crop. Returns the MCUs that its filters read. */
@@ -142,22 +148,40 @@ static mcu_rectangle plan_group(const header *h, const group *g)
     return r;
 }
 
-static void resize_group(jc_decoder *decoder, const header *h, const group *g)
+/* The same of exact crops, and the pixels that they read. */
+static mcu_rectangle plan_exact_group(const header *h, const group *g, pixel_rectangle *pixels)
 {
-    for (int64_t i = 0; i < g->count; i++) {
-        jc_crop *crop = &g->crops[i];
-        resize_task task;
-        if (crop->status != JC_OK) continue;
-        plan_crop(h, crop, &task);
-        crop->status = resize_planes(decoder, &task, crop->out);
-    }
+    *pixels = (pixel_rectangle){h->width, h->height, 0, 0};
+    for (int64_t i = 0; i < g->count; i++)
+        if (g->crops[i].status == JC_OK) *pixels = united(*pixels, exact_extent(&g->crops[i]));
+    int across = context_of(h->max_h), down = context_of(h->max_v);
+    mcu_rectangle r = {(pixels->left - across) / (8 * h->max_h), (pixels->top - down) / (8 * h->max_v),
+                       ceil_div(pixels->right + across, 8 * h->max_h), ceil_div(pixels->bottom + down, 8 * h->max_v)};
+    return intersected(r, (mcu_rectangle){0, 0, h->mcus_per_row, h->mcu_rows});
+}
+
+static int make_planes(jc_decoder *decoder, const header *h, const group *g)
+{
+    if (!g->crops->exact) return decode_rectangle(decoder, h, plan_group(h, g));
+    pixel_rectangle pixels;
+    int status = decode_rectangle(decoder, h, plan_exact_group(h, g, &pixels));
+    return status == JC_OK && h->components > 1 ? upsample(decoder, h, pixels) : status;
+}
+
+static int resize_crop(jc_decoder *decoder, const header *h, const jc_crop *crop)
+{
+    resize_task task;
+    if (crop->exact) return resize_exact(decoder, h->components > 1 ? decoder->full : decoder->plane, h->components, crop);
+    plan_crop(h, crop, &task);
+    return resize_planes(decoder, &task, crop->out);
 }
 
 static void decode_jpeg(jc_decoder *decoder, const header *h, const group *g)
 {
-    int status = decode_rectangle(decoder, h, plan_group(h, g));
+    int status = make_planes(decoder, h, g);
     if (status == JC_OK) {
-        resize_group(decoder, h, g);
+        for (int64_t i = 0; i < g->count; i++)
+            if (g->crops[i].status == JC_OK) g->crops[i].status = resize_crop(decoder, h, &g->crops[i]);
     } else if (g->count == 1) {
         fail(g, status);
     } else { /* each by itself: some may read nothing that is damaged */
@@ -201,7 +225,8 @@ static int decode_jpeg_again(jc_decoder *decoder, const header *h, void *context
 /* --- interface --------------------------------------------------------------------------------------------------- */
 
 /* What native.py tells NumPy and ctypes. */
-_Static_assert(sizeof(jc_crop) == 88 && offsetof(jc_crop, box) == 24 && offsetof(jc_crop, status) == 84, "jc_crop");
+_Static_assert(sizeof(jc_crop) == 88 && offsetof(jc_crop, box) == 24 && offsetof(jc_crop, exact) == 78 &&
+               offsetof(jc_crop, status) == 84, "jc_crop");
 
 static int check_box(const jc_crop *crop)
 {
@@ -287,7 +312,7 @@ static int crop_padded(jc_decoder *decoder, const jc_crop *crop)
 int are_grouped(const jc_crop *a, const jc_crop *b)
 {
     return a->data == b->data && a->size == b->size && a->width == b->width && a->height == b->height &&
-           a->kind == JC_JPEG && b->kind == JC_JPEG && !a->fill && !b->fill;
+           a->kind == JC_JPEG && b->kind == JC_JPEG && !a->fill && !b->fill && !a->exact == !b->exact;
 }
 
 void decode_group(jc_decoder *decoder, jc_crop *crops, int64_t count)

@@ -121,8 +121,9 @@ struct jc_decoder {
     int simd;
     huffman dc[4], ac[4];
     int16_t coefficients[PAIR_ROOM] __attribute__((aligned(32)));
-    scratch bits, planes, segments, filters, rows, inside;
+    scratch bits, planes, segments, filters, rows, inside, rgb;
     plane plane[MAX_COMPONENTS];
+    plane full[MAX_COMPONENTS]; /* red, green and blue, for exact crops */
 };
 
 /* Room for `size` bytes, contents lost; NULL when there is no memory. */
@@ -148,6 +149,23 @@ void decode_group(jc_decoder *decoder, jc_crop *crops, int64_t count);
 
 /* Make a crop of a source of kind JC_RGB. */
 int decode_pixels(jc_decoder *decoder, const jc_crop *crop);
+
+/* --- upsample.c, resize_exact.c: the pixels of libjpeg-turbo and Pillow ------------------------------------------- */
+
+typedef mcu_rectangle pixel_rectangle; /* the same in pixels */
+
+/* Make decoder->full of these pixels of an image of three components from decoder->plane, which cover them and, as far as
+ * the image goes, `context_of` more at each side. */
+int upsample(jc_decoder *decoder, const header *header, pixel_rectangle pixels);
+
+/* Columns, or rows, at each side of a pixel whose samples take part in it. */
+INLINE int context_of(int max_factor) { return max_factor > 1 ? max_factor : 0; }
+
+/* The pixels that an exact crop reads. */
+pixel_rectangle exact_extent(const jc_crop *crop);
+
+/* Make an exact crop from `count` planes, red, green and blue or only gray, of those pixels or more. */
+int resize_exact(jc_decoder *decoder, const plane planes[], int count, const jc_crop *crop);
 
 /* --- resize*.c: planes to an image ---------------------------------------------------------------------------- */
 

@@ -19,6 +19,10 @@
  * grows with the scale (antialiased bilinear, as Pillow's BILINEAR), vertically and then horizontally, chroma straight
  * from its stored resolution; conversion to RGB comes last. Pixels around the box take part in the filter at its edges,
  * as if the whole image had been resized and then cropped.
+ *
+ * An exact crop has the pixels that libjpeg-turbo's defaults and Pillow's BILINEAR give: the planes become RGB of full
+ * resolution (smooth upsampling of chroma), which is resized horizontally, rounded to bytes, and resized vertically. So is
+ * one of stored pixels. Factors that are no whole fractions of the largest, which libjpeg refuses, repeat samples.
  */
 #ifndef JPEGCROP_H
 #define JPEGCROP_H
@@ -30,7 +34,7 @@
 extern "C" {
 #endif
 
-#define JC_VERSION 2 /* of this interface and of bus_error.h; the Python face checks it */
+#define JC_VERSION 3 /* of this interface and of bus_error.h; the Python face checks it */
 
 typedef enum {
     JC_OK = 0,
@@ -72,7 +76,8 @@ typedef struct {
     int32_t out_width;
     int32_t out_height;
     int32_t kind;        /* JC_JPEG or JC_RGB */
-    int32_t flip;        /* mirror left and right */
+    int16_t flip;        /* mirror left and right */
+    int16_t exact;       /* the pixels of libjpeg-turbo and Pillow, for more time: see above */
     int32_t fill;        /* 0: the box lies inside of the source. JC_FILL | 0xRRGGBB: it may leave it, where this colour
                             is; then it is of whole pixels and of the output's size (nothing is resized). Of a source
                             that is wholly outside of it the header and the size are checked all the same */
@@ -115,7 +120,7 @@ void jc_pool_free(jc_pool *pool);
 
 /* Make all crops; returns how many failed. Their statuses tell which and why.
  *
- * Neighbours in the array of the same JPEG (data, size, width and height are equal, fill is 0) are a group: one thread
+ * Neighbours in the array of the same JPEG (data, size, width, height and exact are equal, fill is 0) are a group: one thread
  * decodes, once, the smallest rectangle of MCUs that has all of their boxes, and resizes each crop from it. The planes
  * of that rectangle are there meanwhile: two small boxes in opposite corners decode the whole image. Bytes and statuses
  * are those of crops that are made one by one; where the rectangle does not decode, they are made so. */

@@ -38,6 +38,7 @@ static int resize_pixels(jc_decoder *decoder, const jc_crop *crop)
                 p->samples[row * p->stride + column] = from[3 * column + i];
         }
     }
+    if (crop->exact) return resize_exact(decoder, decoder->plane, 3, crop);
     return resize_planes(decoder, &task, crop->out);
 }
 

@@ -46,6 +46,11 @@ typedef struct {
 
 axis make_axis(double low, double high, int out_length, int length);
 
+INLINE double centre_of(const axis *a, int i) { return a->low + (i + 0.5) * a->scale; }
+
+/* What an output centred there reads. */
+extent reach(const axis *a, double centre);
+
 INLINE int padded_length(int length) { return (length + VECTOR - 1) / VECTOR * VECTOR; }
 
 /* Bytes of memory for the filter of an axis. */
@@ -79,10 +84,15 @@ rows_function rows_portable, rows_wide;
 typedef void colour_function(int16_t *const rows[3], int ycc, int width, uint8_t *out);
 colour_function colour_portable;
 
+/* The same of three rows of bytes. */
+typedef void interleave_function(const uint8_t *const rows[3], int width, uint8_t *out);
+interleave_function interleave_portable;
+
 #if HAVE_AVX2
 columns_function columns_avx2; /* VECTOR samples a turn, and so many bytes may be read and written behind the width */
 rows_function rows_avx2;       /* of filters that can gather; reads up to 15 bytes behind the last sample */
 colour_function colour_avx2;   /* VECTOR pixels a turn, and writes those behind the width too */
+interleave_function interleave_avx2; /* reads VECTOR samples a turn, and writes no more than the width */
 #endif
 
 /* Factors of JFIF's conversion, 1.402, 0.344136, 0.714136 and 1.772, less what plain sums give, in 15 bits. */

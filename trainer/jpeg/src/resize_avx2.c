@@ -121,17 +121,35 @@ INLINE AVX2 __m256i interleaved(int part, __m256i red, __m256i green, __m256i bl
                            _mm256_shuffle_epi8(blue, mask[2]));
 }
 
+/* 32 pixels. */
+INLINE AVX2 void store_pixels(__m256i red, __m256i green, __m256i blue, uint8_t *out)
+{
+    __m256i p0 = interleaved(0, red, green, blue), p1 = interleaved(1, red, green, blue);
+    __m256i p2 = interleaved(2, red, green, blue);
+    _mm256_storeu_si256((__m256i *)out, _mm256_permute2x128_si256(p0, p1, 0x20));
+    _mm256_storeu_si256((__m256i *)(out + 32), _mm256_permute2x128_si256(p2, p0, 0x30));
+    _mm256_storeu_si256((__m256i *)(out + 64), _mm256_permute2x128_si256(p1, p2, 0x31));
+}
+
 AVX2 void colour_avx2(int16_t *const rows[3], int ycc, int width, uint8_t *out)
 {
     for (int x = 0; x < width; x += VECTOR, out += 96) {
         rgb_words a = convert(rows, x, ycc), b = convert(rows, x + 8, ycc);
         __m256i red = _mm256_packus_epi16(a.red, b.red), green = _mm256_packus_epi16(a.green, b.green);
-        __m256i blue = _mm256_packus_epi16(a.blue, b.blue);
-        __m256i p0 = interleaved(0, red, green, blue), p1 = interleaved(1, red, green, blue);
-        __m256i p2 = interleaved(2, red, green, blue);
-        _mm256_storeu_si256((__m256i *)out, _mm256_permute2x128_si256(p0, p1, 0x20));
-        _mm256_storeu_si256((__m256i *)(out + 32), _mm256_permute2x128_si256(p2, p0, 0x30));
-        _mm256_storeu_si256((__m256i *)(out + 64), _mm256_permute2x128_si256(p1, p2, 0x31));
+        store_pixels(red, green, _mm256_packus_epi16(a.blue, b.blue), out);
     }
+}
+
+INLINE AVX2 __m256i bytes_at(const uint8_t *row) { return _mm256_loadu_si256((const __m256i *)row); }
+
+AVX2 void interleave_avx2(const uint8_t *const rows[3], int width, uint8_t *out)
+{
+    int x = 0;
+    for (; x <= width - VECTOR; x += VECTOR, out += 96)
+        store_pixels(bytes_at(rows[0] + x), bytes_at(rows[1] + x), bytes_at(rows[2] + x), out);
+    if (x == width) return;
+    uint8_t last[96];
+    store_pixels(bytes_at(rows[0] + x), bytes_at(rows[1] + x), bytes_at(rows[2] + x), last);
+    memcpy(out, last, 3 * (size_t)(width - x));
 }
 #endif

@@ -1,33 +1,23 @@
 /* The triangle filter along one axis: which samples each output reads, and their weights. */
 #include "resize.h"
 
-#include <math.h>
-
 axis make_axis(double low, double high, int out_length, int length)
 {
     double scale = (high - low) / out_length;
     return (axis){low, scale, scale < 1 ? 1 : scale, length};
 }
 
-INLINE double centre_of(const axis *a, int i) { return a->low + (i + 0.5) * a->scale; }
-
-INLINE int first_of(const axis *a, double centre)
+extent reach(const axis *a, double centre)
 {
-    int first = (int)(centre - a->support + 0.5);
-    return first < 0 ? 0 : first >= a->length ? a->length - 1 : first;
-}
-
-INLINE int last_of(const axis *a, double centre, int first)
-{
-    int last = (int)(centre + a->support + 0.5);
-    return last > a->length ? a->length : last <= first ? first + 1 : last;
+    int first = (int)(centre - a->support + 0.5), last = (int)(centre + a->support + 0.5);
+    first = first < 0 ? 0 : first >= a->length ? a->length - 1 : first;
+    return (extent){first, last > a->length ? a->length : last <= first ? first + 1 : last};
 }
 
 extent filter_extent(double low, double high, int out_length, int length)
 {
     axis a = make_axis(low, high, out_length, length);
-    double end = centre_of(&a, out_length - 1);
-    return (extent){first_of(&a, centre_of(&a, 0)), last_of(&a, end, first_of(&a, end))};
+    return (extent){reach(&a, centre_of(&a, 0)).first, reach(&a, centre_of(&a, out_length - 1)).last};
 }
 
 /* Weights of a wide filter for the samples [first, last), which sum up to 1 << WIDE_BITS. */
@@ -171,9 +161,9 @@ void make_filter(filter *f, const axis *a, int out_length, int origin, int flip,
         for (int i = 0; i < out_length; i++) {
             int place = flip ? out_length - 1 - i : i;
             double centre = centre_of(a, i);
-            int first = first_of(a, centre), last = last_of(a, centre, first);
-            f->first[place] = first - origin;
-            make_wide_weights(a, centre, first, last, f->wide_weight + (size_t)place * (size_t)most);
+            extent from = reach(a, centre);
+            f->first[place] = from.first - origin;
+            make_wide_weights(a, centre, from.first, from.last, f->wide_weight + (size_t)place * (size_t)most);
         }
         return;
     }

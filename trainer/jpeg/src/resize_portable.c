@@ -71,3 +71,12 @@ void colour_portable(int16_t *const rows[3], int ycc, int width, uint8_t *out)
         }
     }
 }
+
+void interleave_portable(const uint8_t *const rows[3], int width, uint8_t *out)
+{
+    for (int x = 0; x < width; x++, out += 3) {
+        out[0] = rows[0][x];
+        out[1] = rows[1][x];
+        out[2] = rows[2][x];
+    }
+}
