@@ -18,9 +18,9 @@ SIZES = ((1, 1), (8, 8), (17, 9), (33, 40), (64, 48))
 
 
 def parameters(rng: np.random.Generator, *, rgb_width: int = 0) -> bytes:
-    """Corners of a box, an output's size, flip and fill, kind: `rgb_width` is that of pixels, 0 for a JPEG."""
+    """Corners of a box, an output's size, flip and fill, kind, exactness: `rgb_width` is of pixels, 0 for a JPEG."""
     corners, sizes = rng.integers(0, 1 << 16, 4), rng.integers(0, 80, 2)
-    flags = int(rng.integers(0, 4)) | (7 << 2 if rgb_width else 0)
+    flags = int(rng.integers(0, 4)) | (7 << 2 if rgb_width else 0) | int(rng.integers(0, 2)) << 5
     return struct.pack(">4H4B", *corners, *sizes, flags, max(rgb_width, 1) - 1)
 
 
