@@ -34,6 +34,8 @@ class Trained:
     """The images as they are."""
     jpegs: Path
     """The same as JPEGs whose colours have the resolution of their brightness."""
+    subsampled: Path
+    """The same as JPEGs whose colours have half of it."""
     images: list[Pixels]
     labels: list[int]
 
@@ -54,7 +56,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     labels = [i % CLASSES for i in range(IMAGES)]
     images = [picture(i, label) for i, label in enumerate(labels)]
     raw = write_beton(folder / "val.beton", images, labels)
-    jpegs = write_beton(folder / "jpegs.beton", [jpeg(image, 95, subsampling=0) for image in images], labels)
+    jpegs, subsampled = (
+        write_beton(folder / f"jpegs{sampling}.beton", [jpeg(i, 95, subsampling=sampling) for i in images], labels)
+        for sampling in (0, 2)
+    )
     (folder / "run.yaml").write_text(RECIPE)
     PartialState._reset_state()
     AcceleratorState._reset_state(True)
@@ -62,4 +67,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     train(load_recipe(folder / "run.yaml", overrides))
     PartialState._reset_state()
     AcceleratorState._reset_state(True)
-    return Trained(folder / "run", raw, jpegs, images, labels)
+    return Trained(folder / "run", raw, jpegs, subsampled, images, labels)

@@ -9,11 +9,15 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import PIL
 import PIL.Image
 import pytest
 
 from tests.jpeg.surgery import sampling, size
 from trainer.jpeg import Box, Pixels, read_info
+
+PILLOW_SIMD = ".post" in PIL.__version__
+"""Its resizing has weights of fewer bits than Pillow's."""
 
 ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
 

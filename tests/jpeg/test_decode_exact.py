@@ -10,7 +10,6 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-import PIL
 import PIL.features
 import PIL.Image
 import pytest
@@ -18,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.jpeg.pictures import KINDS, SAMPLINGS, picture, restarted
-from tests.jpeg.references import bilinear, resized
+from tests.jpeg.references import PILLOW_SIMD, bilinear, resized
 from tests.jpeg.surgery import in_three_scans
 from tests.samples import jpeg, smooth_image
 from trainer.jpeg import CROP_DTYPE, FILL, KIND_JPEG, KIND_RGB, Box, Decoder, Pixels, Pool, read_info, transcode
 
 DECODERS = [Decoder(), Decoder(portable=True)]
-PILLOW_SIMD = ".post" in PIL.__version__
 needs_turbo = pytest.mark.skipif(
     not PIL.features.check_feature("libjpeg_turbo"), reason="Pillow's libjpeg is not libjpeg-turbo"
 )

@@ -30,6 +30,8 @@ def crop_jobs(
     outputs: Ints,
     shape: tuple[Ints | int, Ints | int],
     fill: int,
+    *,
+    exact: bool = False,
 ) -> npt.NDArray[np.void]:
     """What `trainer.jpeg.Pool` is to do: `CROP_DTYPE` [b]. The memory of all addresses has to outlive the work.
 
@@ -39,6 +41,7 @@ def crop_jobs(
         outputs: int64 [b], where to write each crop, uint8 [height, width, 3] ...
         shape: ... of this height and width: of all, or int64 [b] each.
         fill: see `padding`.
+        exact: the pixels that Pillow gives, for more time.
     """
     jobs = np.zeros(len(outputs), CROP_DTYPE)
     jobs["data"], jobs["size"] = addresses, sizes
@@ -47,6 +50,7 @@ def crop_jobs(
     jobs["width"], jobs["height"] = widths, heights
     jobs["out_height"], jobs["out_width"] = shape
     jobs["fill"] = fill
+    jobs["exact"] = exact
     jobs["kind"] = np.where(modes == MODE_JPEG, KIND_JPEG, KIND_RGB)
     return jobs
 

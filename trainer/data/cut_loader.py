@@ -92,7 +92,7 @@ class _Made:
 
 
 class CutLoader:
-    """Loads the `cuts` of requested images of `beton`.
+    """Loads the `cuts` of requested images of `beton`, with the pixels that libjpeg-turbo and Pillow give.
 
     Args:
         size: side of a crop in pixels.
@@ -173,6 +173,7 @@ class CutLoader:
             memory.data_ptr() + layout.offsets.ravel(),
             (layout.heights.ravel(), layout.widths.ravel()),
             0,
+            exact=True,
         )
         if pool.decode(jobs):
             failed = int(np.flatnonzero(jobs["status"])[0])
