@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -14,6 +16,8 @@ from trainer.errors import UsageError
 from trainer.models import create_model
 from trainer.models.resnet import StagedNetwork
 from trainer.recipe import Recipe, recipe_from_dict
+
+_WRAPPERS: Final = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Trained:
     """Whether the weights are the moving average."""
     recalibrated: bool
     """Whether batch norm has statistics over many training images, not moving averages."""
+    data_digest: str
+    """Of the training data."""
+    versions: dict[str, str]
+    """Of the packages that it was trained with."""
 
     @property
     def run_dir(self) -> Path | None:
@@ -82,12 +90,20 @@ def load_trained(path: str | Path, *, ema: bool = False) -> Trained:
         state["samples"],
         ema,
         state["recalibrated"] is not None,
+        state["data_digest"],
+        state["versions"],
     )
 
 
 def _weights(state: dict[str, Any], file: Path, ema: bool) -> dict[str, torch.Tensor]:
     if not ema:
-        return dict(state["model"])
+        return plain_names(state["model"])
     if state["ema"] is None:
         raise UsageError(f"{file}: it has no moving average of the weights: its recipe has optimizer.ema=0")
-    return dict(state["ema"]["model"])
+    return plain_names(state["ema"]["model"])
+
+
+def plain_names(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights by the names that the network has alone, without those of what it was wrapped in: DDP's `module.`,
+    torch.compile's `_orig_mod.`."""
+    return {_WRAPPERS.sub("", name): value for name, value in weights.items()}

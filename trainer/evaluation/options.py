@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast, get_args
 
+from trainer.choices import TRUTHS, parse_choice
 from trainer.errors import UsageError, did_you_mean
 from trainer.evaluation.protocols import (
     CENTER,
@@ -26,7 +26,6 @@ from trainer.files import check_output
 
 ALL: Final = "all"
 CHOICES: Final = (CENTER, TEN_CROP, MULTI_SCALE, ALL)
-TRUTHS: Final = ("true", "false")
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,10 @@ def parse_options(args: argparse.Namespace) -> Options:
         protocols=tuple(name.strip() for name in args.protocol.split(",") if name.strip()),
         resize=args.resize,
         scales=_parse_scales(args.scales),
-        score=cast(Score, _parse_choice("--score", args.score, get_args(Score))),
-        pool=None if args.pool is None else cast(Pool, _parse_choice("--pool", args.pool, get_args(Pool))),
-        flip=None if args.flip is None else _parse_choice("--flip", args.flip, TRUTHS) == "true",
-        ema=_parse_choice("--ema", args.ema, TRUTHS) == "true",
+        score=cast(Score, parse_choice("--score", args.score, get_args(Score))),
+        pool=None if args.pool is None else cast(Pool, parse_choice("--pool", args.pool, get_args(Pool))),
+        flip=None if args.flip is None else parse_choice("--flip", args.flip, TRUTHS) == "true",
+        ema=parse_choice("--ema", args.ema, TRUTHS) == "true",
         batch=args.batch,
         predictions=args.predictions,
     )
@@ -131,9 +130,3 @@ def _parse_scales(text: str | None) -> tuple[int, ...] | None:
         if not item.strip().isdecimal() or int(item) == 0:
             raise UsageError(f"--scales: '{item}' is no number of pixels; write e.g. 224,256,384,480,640")
     return tuple(int(item) for item in text.split(","))
-
-
-def _parse_choice(option: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise UsageError(f"{option}: '{value}' is not a value of this option{did_you_mean(value, known)}")
-    return value
