@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, at most eight")
     report.add_argument("--out", type=Path, metavar="DIR", help="where to (default, of one run: RUN/report)")
     report.set_defaults(run=_report)
+    _add_publish(commands)
     _add_preview(commands)
     _add_responses(commands)
     _add_sweep(commands)
@@ -121,6 +122,44 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     evaluate.add_argument("--predictions", type=Path, metavar="OUT.npz", help="write the scores of every image")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_publish(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    publish = commands.add_parser(
+        "publish",
+        help="a checkpoint in the formats of detectors and others",
+        description="Write CHECKPOINT into the new folder OUT_DIR, in every format that can hold its network, with a "
+        "model card, golden outputs and checksums; then load each with its consumer, where that is installed, and "
+        "compare every stage. Or only compare: --verify OUT_DIR.",
+    )
+    publish.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="a run folder, a checkpoint's folder or its state.pt"
+    )
+    publish.add_argument("out", metavar="OUT_DIR", nargs="?", type=Path, help="the folder to make")
+    publish.add_argument(
+        "--formats",
+        default="all",
+        metavar="NAME,...",
+        help="native, torchvision, timm, transformers, detectron2, detectron2-msra, mmdet, onnx (default: %(default)s)",
+    )
+    publish.add_argument("--name", help="begins the files' names (default: the network's)")
+    publish.add_argument(
+        "--ema", default="false", metavar="true|false", help="the moving average of the weights (default: %(default)s)"
+    )
+    publish.add_argument(
+        "--labels", metavar="FILE", type=Path, help="the classes' names, one a line (default: the training data's)"
+    )
+    publish.add_argument(
+        "--license", default="apache-2.0", metavar="ID", help="of the weights, on the card (default: %(default)s)"
+    )
+    publish.add_argument(
+        "--allow-v1-snippet",
+        action="store_true",
+        help="write a network that strides in the 1x1 convolution for torchvision and timm, too, whose own do not, "
+        "with a file of Python that swaps the strides",
+    )
+    publish.add_argument("--verify", metavar="OUT_DIR", type=Path, help="check what was published, write nothing")
+    publish.set_defaults(run=_publish)
 
 
 def _add_preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -266,6 +305,25 @@ def _recalibrate(args: argparse.Namespace) -> int:
     from trainer.recalibration import recalibrate_checkpoint
 
     recalibrate_checkpoint(args.checkpoint, args.data, images=args.images, out=args.out)
+    return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from trainer.publish.options import parse_options
+
+    if args.verify is not None:
+        if args.checkpoint is not None:
+            raise UsageError("--verify checks a folder and writes none: leave CHECKPOINT and OUT_DIR out")
+        from trainer.publish.verify import verify_folder
+
+        verify_folder(args.verify)
+        return 0
+    if args.out is None:
+        raise UsageError("give CHECKPOINT and OUT_DIR, or --verify OUT_DIR")
+    options = parse_options(args)
+    from trainer.publish.command import publish
+
+    publish(args.checkpoint, args.out, options)
     return 0
 
 
