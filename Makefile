@@ -39,6 +39,6 @@ fuzz: setup
 lock: setup
 	$(PYTHON_IN_VENV) -m pip install --quiet $(UV)
 	$(PYTHON_IN_VENV) -m uv pip compile --quiet --system-certs --upgrade --universal --python-version 3.10 --extra ffcv --extra simd \
-		--extra tensorboard --extra dev --group build \
+		--extra tensorboard --extra publish --extra dev --group build \
 		--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--output-file requirements.lock pyproject.toml
