@@ -312,8 +312,8 @@ def _publish(args: argparse.Namespace) -> int:
     from trainer.publish.options import parse_options
 
     if args.verify is not None:
-        if args.checkpoint is not None:
-            raise UsageError("--verify checks a folder and writes none: leave CHECKPOINT and OUT_DIR out")
+        if args.checkpoint is not None or args != parse(["publish", "--verify", str(args.verify)]):
+            raise UsageError("--verify checks a folder and writes nothing: give that folder alone")
         from trainer.publish.verify import verify_folder
 
         verify_folder(args.verify)

@@ -19,7 +19,9 @@ CLASSES = ["ant", "bee", "cat", "dog"]
 SIZE = 64
 
 
-def write_checkpoint(folder: Path, *, classes: list[str] = CLASSES, seed: int = 0, **model: Any) -> Path:
+def write_checkpoint(
+    folder: Path, *, classes: list[str] = CLASSES, seed: int = 0, mean_image: bool = False, **model: Any
+) -> Path:
     """`folder/checkpoint`, of a network with random weights and statistics that were never those of its beginning."""
     recipe = ModelRecipe(**model)
     state = _state(folder)
@@ -29,6 +31,8 @@ def write_checkpoint(folder: Path, *, classes: list[str] = CLASSES, seed: int = 
     if not recipe.name.startswith("cifar_"):
         state["recipe"]["data"]["size"], state["recipe"]["evaluation"]["resize"] = SIZE, SIZE + 8
         state["recipe"]["data"]["crop"] = "scale"
+    if mean_image:
+        state["mean_image"] = torch.full((SIZE, SIZE, 3), 7.0)
     checkpoint.write(folder / "checkpoint", state)
     return folder / "checkpoint"
 

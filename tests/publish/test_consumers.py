@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,15 +23,24 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from tests.publish.checkpoints import CLASSES, SIZE, write_checkpoint
 from tests.publish.conftest import Published
+from tests.samples import REPOSITORY
+from trainer.publish.backbone import Facts
 from trainer.publish.command import publish
 from trainer.publish.formats import detectron2, detectron2_msra, mmdet, transformers
+from trainer.publish.formats import timm as timm_format
+from trainer.publish.formats import torchvision as torchvision_format
 from trainer.publish.formats.torchvision import run_snippet
 from trainer.publish.golden import INPUT, LOGITS, read_golden, relative
 from trainer.publish.options import Options
+from trainer.publish.verify import read_publication
 
 
 def golden_of(published: Published) -> dict[str, Any]:
     return read_golden(published.folder / "golden.npz")
+
+
+def facts_of(published: Published) -> Facts:
+    return read_publication(published.folder).facts
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -90,7 +102,8 @@ def test_torchvisions_own_network_is_wrong_with_v1_without_a_word(resnet50_v1: P
     assert "stride1x1" in file.name
     model = torchvision.models.resnet50(weights=None, num_classes=len(CLASSES)).eval()
     model.load_state_dict(torch.load(file, weights_only=True))
-    right = run_snippet(folder / "load.py").resnet50(str(file)).eval()
+    snippet = torchvision_format.snippet(facts_of(resnet50_v1), file.name)
+    right = run_snippet(folder / torchvision_format.SNIPPET, snippet).resnet50(str(file)).eval()
     with torch.no_grad():
         pixels = torch.from_numpy(golden[INPUT])
         assert relative(model(pixels).numpy(), golden[LOGITS]) > 0.05
@@ -106,8 +119,9 @@ def test_timm_loads_it_from_a_folder(network: str, request: pytest.FixtureReques
     folder, golden = published.folder / "timm", golden_of(published)
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     config = cast(Any, timm.data).resolve_model_data_config(model)
-    assert (config["input_size"], config["crop_pct"]) == ((3, SIZE, SIZE), pytest.approx(SIZE / (SIZE + 8)))
-    assert config["mean"] == pytest.approx((0.485, 0.456, 0.406))
+    assert tuple(config["input_size"]) == (3, SIZE, SIZE)
+    assert config["crop_pct"] == pytest.approx(SIZE / (SIZE + 8))
+    assert list(config["mean"]) == pytest.approx([0.485, 0.456, 0.406])
     assert json.loads((folder / "config.json").read_text())["label_names"] == CLASSES
     with torch.no_grad():
         assert relative(model(torch.from_numpy(golden[INPUT])).numpy(), golden[LOGITS]) < 1e-6
@@ -122,7 +136,7 @@ def test_timm_loads_v1_once_the_snippet_has_registered_it(resnet50_v1: Published
     folder, golden = resnet50_v1.folder / "timm", golden_of(resnet50_v1)
     config = json.loads((folder / "config.json").read_text())
     assert config["architecture"] == "resnet50_stride_in_1x1"
-    run_snippet(folder / "load.py")
+    run_snippet(folder / timm_format.SNIPPET, timm_format.snippet(facts_of(resnet50_v1)))
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
         assert relative(model(torch.from_numpy(golden[INPUT])).numpy(), golden[LOGITS]) < 1e-6
@@ -217,6 +231,47 @@ def test_names_of_detectron2() -> None:
         "layer4.2.bn3.running_mean": "res5.2.conv3.norm.running_mean",
     }
     assert {key: detectron2.renamed(key) for key in names} == names
+
+
+@pytest.mark.parametrize(
+    ("network", "blocks", "convolutions"),
+    [("resnet18", (2, 2, 2, 2), 2), ("resnet50_v1", (3, 4, 6, 3), 3)],
+)
+def test_all_names_of_detectron2(
+    network: str, blocks: tuple[int, ...], convolutions: int, request: pytest.FixtureRequest
+) -> None:
+    published: Published = request.getfixturevalue(network)
+    with open(only(published.folder / "detectron2", "*.pkl"), "rb") as file:
+        found = set(pickle.load(file)["model"])
+    layers = ["stem.conv1"]
+    for stage, count in zip(("res2", "res3", "res4", "res5"), blocks, strict=True):
+        layers += [f"{stage}.{b}.conv{c}" for b in range(count) for c in range(1, convolutions + 1)]
+        layers += [f"{stage}.0.shortcut"] if stage != "res2" or convolutions == 3 else []
+    norm = ("weight", "bias", "running_mean", "running_var")
+    assert found == {f"{x}.weight" for x in layers} | {f"{x}.norm.{y}" for x in layers for y in norm}
+
+
+@pytest.mark.parametrize("network", ["resnet18", "resnet50_v1", "resnet50_v15"])
+def test_the_python_of_the_card_runs(network: str, request: pytest.FixtureRequest) -> None:
+    """Every block as it stands there, in the publication's folder, one process for all."""
+    published: Published = request.getfixturevalue(network)
+    text = (published.folder / "README.md").read_text().partition("## Use")[2].partition("## Limits")[0]
+    program = "import torch\nimages = torch.zeros(1, 3, 64, 64)\n"
+    for section in text.split("### ")[1:]:
+        name, _, rest = section.partition("\n")
+        if name in ("native", "torchvision", "timm", "transformers"):
+            program += "".join(line[4:] + "\n" for line in rest.splitlines() if line.startswith("    "))
+    program += "assert torch.isfinite(detector.eval()([images[0]])[0]['scores']).all()\n"
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=published.folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_names_of_transformers() -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from tests.faults.trainers import can_mount, mounted
 from tests.publish.checkpoints import CLASSES, random_network, write_checkpoint
 from tests.publish.conftest import Published
+from tests.samples import REPOSITORY
 from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.errors import RunError, UsageError
@@ -90,14 +92,17 @@ def test_a_publication_has_everything(resnet18: Published) -> None:
     assert {"detectron2/config.yaml", "detectron2-msra/config.yaml", "mmdet/config.py"} <= found
     assert json.loads((folder / "labels.json").read_text()) == CLASSES
     assert not list(folder.parent.glob(".*partial"))
+    listed = {line.split("  ")[1] for line in (folder / CHECKSUMS).read_text().splitlines()}
+    assert found - listed == {CHECKSUMS}  # the check has left nothing
+    onnx = (folder / "onnx" / f"{name}-rgb.onnx").read_bytes()
+    assert b".py" not in onnx  # no places of this machine
+    assert str(REPOSITORY).encode() not in onnx
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(resnet18: Published, tmp_path: Path) -> None:
-    formats = ("native", "torchvision", "timm", "transformers", "detectron2", "detectron2-msra", "mmdet")
-    publish(str(resnet18.checkpoint), tmp_path / "again", Options(formats=formats))
+    publish(str(resnet18.checkpoint), tmp_path / "again", Options())
     again = set((tmp_path / "again" / CHECKSUMS).read_text().splitlines())
-    other = again - set((resnet18.folder / CHECKSUMS).read_text().splitlines())
-    assert [line.split()[1] for line in other] == ["README.md"]  # it lists the formats
+    assert again == set((resnet18.folder / CHECKSUMS).read_text().splitlines())
 
 
 def test_the_card_is_what_a_hub_reads(resnet50_v1: Published) -> None:
@@ -116,11 +121,12 @@ def test_the_card_is_what_a_hub_reads(resnet50_v1: Published) -> None:
         ({"name": "resnet18", "shortcut": "C"}, dict.fromkeys(NAMES[1:-1], "projections")),
         ({"name": "plain18"}, dict.fromkeys(NAMES[1:-1], "without shortcuts")),
         ({"name": "resnet18", "stem_pool": "caffe"}, dict.fromkeys(NAMES[1:-1], "pads the stem's pooling")),
+        ({"name": "resnet34", "mean_image": True}, dict.fromkeys(NAMES[1:-1], "with a mean image")),
         ({"name": "cifar_resnet20"}, dict.fromkeys(NAMES[1:-1], "no network for images of 16 pixels")),
     ],
 )
 def test_a_network_that_a_consumer_would_run_as_another_is_not_written_for_it(
-    tmp_path: Path, model: dict[str, str], refused: dict[str, str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: dict[str, Any], refused: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_checkpoint(tmp_path, **model)
     for name, reason in refused.items():
@@ -218,6 +224,40 @@ def test_what_is_no_publication_has_no_backbone(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
+def test_what_a_consumer_raises_does_not_hide_the_others(
+    resnet18: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(resnet18.folder, folder, ignore=shutil.ignore_patterns("transformers", "onnx", "detectron2-msra"))
+    (file,) = (folder / "torchvision").glob("*.pth")
+    torch.save({"conv1.weight": torch.zeros(1)}, file)
+    (file,) = (folder / "detectron2").glob("*.pkl")
+    file.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    (folder / CHECKSUMS).write_text(checksums(folder))
+    assert main(["publish", "--verify", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert "torchvision, detectron2 failed" in err
+    assert "system" in out
+    assert "mmdet" in out
+
+
+def test_what_is_not_listed_or_damaged_is_named(resnet18: Published, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(resnet18.folder, folder, ignore=shutil.ignore_patterns("t*", "onnx", "detectron2*", "mmdet"))
+    (folder / CHECKSUMS).write_text(checksums(folder))
+    (folder / "native" / "more.txt").write_text("")
+    with pytest.raises(UsageError, match=r"more\.txt: not in SHA256SUMS"):
+        verify(folder)
+    (folder / "native" / "more.txt").unlink()
+    (folder / "golden.npz").write_bytes(b"PK" * 50)
+    (folder / CHECKSUMS).write_text(checksums(folder))
+    with pytest.raises(UsageError, match="cannot read the golden outputs"):
+        verify(folder)
+    (folder / CHECKSUMS).write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="no SHA256SUMS here"):
+        verify(folder)
+
+
 # What is refused
 
 
@@ -229,7 +269,7 @@ def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["x", "y", "--ema", "yes"], "--ema: 'yes'"),
         (["x"], "give CHECKPOINT and OUT_DIR"),
         (["x", "y", "--verify", "z"], "--verify checks a folder"),
-        (["x", str(tmp_path / "a" / "b")], "make the folder first"),
+        (["x", str(tmp_path / "a" / "b")], "cannot write into"),
         (["x", str(tmp_path / "out")], "x: no such checkpoint"),
     ):
         assert main(["publish", *words]) == 2
@@ -274,6 +314,18 @@ def test_classes_without_names_need_a_list_of_them(tmp_path: Path) -> None:
     names.write_text("red\ngreen\nblue\n")
     publish(str(path), tmp_path / "out", Options(formats=("native",), labels=read_labels(names)))
     assert json.loads((tmp_path / "out" / "labels.json").read_text()) == ["red", "green", "blue"]
+
+
+def test_the_moving_average_of_the_weights_is_published_if_wanted(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, name="cifar_resnet20")
+    state = checkpoint.load(path)
+    average = random_network(ModelRecipe(name="cifar_resnet20"), len(CLASSES), seed=7).state_dict()
+    state["ema"] = {"model": {f"module.{key}": value for key, value in average.items()}, "batch_norm_of_ranks": None}
+    checkpoint.write(tmp_path / "with", state)
+    publish(str(tmp_path / "with"), tmp_path / "out", Options(formats=("native",), ema=True))
+    assert torch.equal(load_backbone(tmp_path / "out").conv1.weight, average["conv1.weight"])
+    with pytest.raises(UsageError, match="no moving average"):
+        publish(str(path), tmp_path / "none", Options(formats=("native",), ema=True))
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount")

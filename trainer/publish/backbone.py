@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from trainer.errors import UsageError
 from trainer.models import create_model
-from trainer.models.resnet import BasicBlock, Bottleneck, StagedNetwork, ZeroPadShortcut
+from trainer.models.resnet import FIRST_BOTTLENECK_DEPTH, BasicBlock, Bottleneck, StagedNetwork, ZeroPadShortcut
+from trainer.report.paper import option
 from trainer.trained import load_trained
 
 Weights = dict[str, Tensor]
@@ -23,7 +24,7 @@ class Facts:
     """What there is to know of a published network besides its weights; plain values, so that JSON holds them."""
 
     name: str
-    """Of the files: network, the convolution that strides, option of the shortcuts."""
+    """Begins the files' names (see `file_name`)."""
     model: dict[str, Any]
     """What `create_model` builds the network with."""
     num_classes: int
@@ -31,6 +32,8 @@ class Facts:
     """RGB in [0, 255]."""
     std: tuple[float, float, float]
     """1 where a mean image is subtracted and nothing divided."""
+    mean_image: bool
+    """Whether a mean image is subtracted, not a mean colour."""
     size: int
     """Side of the crops that it was trained on, pixels."""
     resize: int
@@ -55,10 +58,15 @@ class Facts:
         return str(self.model["stride_in"]) if self.bottleneck else "3x3"
 
     @property
+    def depth(self) -> int:
+        """Weighted layers."""
+        return int(self.arch.rpartition("resnet" if not self.is_plain else "plain")[2])
+
+    @property
     def bottleneck(self) -> bool:
         if self.is_cifar:
             return self.model["block"] == "bottleneck"
-        return int(self.arch.removeprefix("resnet").removeprefix("plain")) >= 50
+        return self.depth >= FIRST_BOTTLENECK_DEPTH
 
     @property
     def is_cifar(self) -> bool:
@@ -76,9 +84,7 @@ class Facts:
     @property
     def shortcut(self) -> str:
         """The option of its shortcuts; "none" for plain networks."""
-        if self.is_plain:
-            return "none"
-        return str(self.model["shortcut"] or ("A" if self.is_cifar else "B"))
+        return option(self.arch, self.model["shortcut"]) or "none"
 
     @property
     def unit_mean(self) -> list[float]:
@@ -198,6 +204,7 @@ def load_backbone_of(path: str | Path, *, name: str | None, ema: bool, labels: S
         num_classes=len(trained.classes),
         mean=trained.statistics.mean,
         std=trained.statistics.std if trained.mean_image is None else (1.0, 1.0, 1.0),
+        mean_image=trained.mean_image is not None,
         size=trained.recipe.data.size,
         resize=trained.recipe.evaluation.resize,
         step=trained.step,

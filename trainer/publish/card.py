@@ -10,17 +10,17 @@ from typing import Final
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from trainer import __version__
 from trainer.publish.backbone import Backbone, Facts
 from trainer.publish.formats import FORMATS
 from trainer.report.comparison import Measured, measured_at
-from trainer.report.paper import IMAGENET, family
+from trainer.report.paper import CIFAR, IMAGENET, family
 from trainer.report.plots import draw_errors
 from trainer.report.runs import read_runs
 
 CURVE: Final = "training.png"
 PAPER: Final = "https://arxiv.org/abs/1512.03385"
-_DATA_SETS: Final = {IMAGENET: "imagenet-1k"}
+_DATA_SETS: Final = {IMAGENET: ("imagenet-1k", 1000), CIFAR: ("cifar10", 10)}
+"""A hub's name of what the paper evaluates on, and its classes."""
 
 _CARD: Final = Template("""---
 $metadata
@@ -78,7 +78,7 @@ def model_card(
     facts, found = backbone.facts, _errors(backbone)
     reasons = "".join(f"Not written as {name}: {reason}.\n" for name, reason in not_written.items())
     return _CARD.substitute(
-        metadata=_metadata(facts, found, license),
+        metadata=_metadata(facts, found, formats, license),
         title=facts.file_name(),
         summary=_summary(facts),
         facts="\n".join(f"| {name} | {value} |" for name, value in _rows(backbone, license).items()),
@@ -102,13 +102,13 @@ def _errors(backbone: Backbone) -> list[Measured]:
     return measured_at(run, facts.samples, ema=facts.ema, recalibrated=facts.recalibrated)
 
 
-def _metadata(facts: Facts, errors: Sequence[Measured], license: str) -> str:
-    data_set = _DATA_SETS.get(family(facts.arch), "cifar10")
+def _metadata(facts: Facts, errors: Sequence[Measured], formats: Sequence[str], license: str) -> str:
+    data_set, classes = _DATA_SETS[family(facts.arch)]
     results = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=data_set if one.comparable else "other",
-            dataset_name=f"{family(facts.arch)} validation" if one.comparable else f"{one.images:,} other images",
+            dataset_type=data_set if one.comparable and facts.num_classes == classes else "other",
+            dataset_name=f"{one.images:,} images of {facts.recipe['data']['val']}",
             metric_type="accuracy",
             metric_name=f"top-{k} accuracy, {one.view}",
             metric_value=round(1 - error / 100, 6),
@@ -119,7 +119,7 @@ def _metadata(facts: Facts, errors: Sequence[Measured], license: str) -> str:
     tags = ["image-classification", "image-feature-extraction", "resnet", "object-detection-backbone"]
     data = ModelCardData(
         license=license,
-        library_name="timm",
+        library_name="timm" if "timm" in formats else None,
         pipeline_tag="image-classification",
         tags=[*tags, f"stride-{facts.stride}", f"shortcut-{facts.shortcut}"],
         model_name=facts.file_name() if results else None,
@@ -129,14 +129,14 @@ def _metadata(facts: Facts, errors: Sequence[Measured], license: str) -> str:
 
 
 def _summary(facts: Facts) -> str:
-    by = f"imagenet-trainer {__version__}"
+    by = f"imagenet-trainer {facts.versions.get('imagenet-trainer', '')}".rstrip()
     return f"{facts.arch} of [He et al. 2015]({PAPER}), trained with {by} as the recipe below says."
 
 
 def _rows(backbone: Backbone, license: str) -> dict[str, str]:
     facts = backbone.facts
     variant = " (v1, the paper's)" if facts.is_v1 else " (v1.5)" if facts.bottleneck else " (basic blocks)"
-    weights = "moving average of the weights" if facts.ema else "the last ones"
+    weights = "their moving average" if facts.ema else "as they were then"
     statistics = "averages over training images" if facts.recalibrated else "moving averages"
     return {
         "architecture": facts.arch,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from trainer.errors import UsageError
 from trainer.models.resnet import StagedNetwork
-from trainer.publish.backbone import Backbone, Facts
+from trainer.publish.backbone import Backbone
 
 FILE: Final = "golden.npz"
 IMAGES: Final = "images"
@@ -42,9 +43,10 @@ def make_golden(backbone: Backbone) -> Outputs:
 def _images(side: int) -> npt.NDArray[np.uint8]:
     """Coloured squares with noise: all frequencies, all channels different."""
     random = np.random.Generator(np.random.PCG64(SEED))
-    squares = random.integers(0, 256, (COUNT, side // GRID, side // GRID, 3))
+    count = -(-side // GRID)
+    squares = random.integers(0, 256, (COUNT, count, count, 3)).repeat(GRID, 1).repeat(GRID, 2)[:, :side, :side]
     noise = random.integers(-24, 25, (COUNT, side, side, 3))
-    return np.clip(squares.repeat(GRID, 1).repeat(GRID, 2) + noise, 0, 255).astype(np.uint8)
+    return np.clip(squares + noise, 0, 255).astype(np.uint8)
 
 
 @torch.no_grad()
@@ -60,10 +62,15 @@ def outputs_of(network: StagedNetwork, pixels: Tensor) -> Outputs:
     return found
 
 
-def bgr_input(golden: Outputs, facts: Facts) -> Tensor:
-    """The golden images as detectron2's defaults give them: BGR in [0, 255] less the mean, float32 [2, 3, h, w]."""
-    pixels = torch.from_numpy(golden[IMAGES]).float() - torch.tensor(facts.mean)
-    return pixels.flip(-1).permute(0, 3, 1, 2).contiguous()
+def normalised(golden: Outputs, mean: Sequence[float], std: Sequence[float], *, order: str = "RGB") -> Tensor:
+    """The golden images as a consumer prepares them, float32 [2, 3, h, w].
+
+    Args:
+        mean, std: of pixels in [0, 255], in that `order` of the channels, "RGB" or "BGR".
+    """
+    pixels = torch.from_numpy(golden[IMAGES]).float()
+    pixels = pixels.flip(-1) if order == "BGR" else pixels
+    return ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
 
 
 def write_golden(path: Path, golden: Outputs) -> None:
@@ -81,22 +88,26 @@ def read_golden(path: Path) -> Outputs:
     try:
         with np.load(path) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # on damaged bytes NumPy may raise anything
         raise UsageError(f"{path}: cannot read the golden outputs: {error}") from error
 
 
-def worst_difference(found: Mapping[str, npt.NDArray[Any]], golden: Outputs) -> tuple[str, float]:
-    """The stage whose output is furthest from the golden one, and how far: |a - b| / |b| in the Euclidean norm.
+def stages_of(golden: Outputs) -> list[str]:
+    """The names of the stages' outputs."""
+    return sorted(name for name in golden if name.startswith("layer"))
 
-    Raises:
-        ValueError: nothing was found to compare.
-    """
-    return max(((name, relative(value, golden[name])) for name, value in found.items()), key=lambda pair: pair[1])
+
+def worst_difference(found: Outputs, golden: Outputs, wanted: Sequence[str]) -> tuple[str, float]:
+    """Of the `wanted` outputs the one furthest from the golden one, and how far: |a - b| / |b| in the Euclidean norm;
+    infinite if it is not there."""
+    distances = [relative(found[name], golden[name]) if name in found else math.inf for name in wanted]
+    worst = max(range(len(wanted)), key=distances.__getitem__)
+    return wanted[worst], distances[worst]
 
 
 def relative(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
     """|a - b| / |b|; infinite where they cannot be compared or are not finite."""
-    if found.shape != wanted.shape or not np.isfinite(found).all():
-        return float("inf")
+    if found.shape != wanted.shape or not (np.isfinite(found).all() and np.isfinite(wanted).all()):
+        return math.inf
     difference = float(np.linalg.norm((found.astype(np.float64) - wanted).ravel()))
     return difference / max(float(np.linalg.norm(wanted.astype(np.float64).ravel())), 1e-30)

@@ -25,7 +25,8 @@ def load_backbone(path: str | Path) -> StagedNetwork:
     """A published network without its classifier, in evaluation mode, on the CPU, ready to be trained on.
 
     `forward_features` maps images, RGB, normalised as the model card says, float32 [N, 3, H, W], to the last stage's
-    float32 [N, C, H / 32, W / 32]; `forward` pools them; `feature_info` has the stages, as timm has it.
+    float32 [N, C, H / 32, W / 32] (CIFAR networks: H / 4, W / 4); `forward` pools them; `feature_info` has the stages,
+    as timm has it.
 
     Args:
         path: a publication's folder, or its `native/*.safetensors`.
@@ -53,7 +54,7 @@ def load_native(file: Path, *, classifier: bool) -> StagedNetwork:
         weights = {key: value for key, value in weights.items() if not key.startswith(CLASSIFIER)}
     try:
         return build(facts, weights, num_classes=facts.num_classes if classifier else 0)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UsageError(f"{file}: {' '.join(str(error).split())[:500]}") from error
 
 
@@ -71,7 +72,11 @@ def read_native(file: Path) -> tuple[Weights, Facts]:
         raise UsageError(f"{file}: cannot read it: {error}; was it copied as a whole?") from error
     if FACTS not in metadata:
         raise UsageError(f"{file}: not written by this project as native; give that file of the publication")
-    return weights, facts_from(json.loads(metadata[FACTS]), str(file))
+    try:
+        facts = json.loads(metadata[FACTS])
+    except ValueError as error:
+        raise UsageError(f"{file}: damaged: its facts are no JSON: {error}") from error
+    return weights, facts_from(facts, str(file))
 
 
 def facts_from(values: Any, where: str) -> Facts:
@@ -83,7 +88,11 @@ def facts_from(values: Any, where: str) -> Facts:
     missing = sorted(names - set(values)) if isinstance(values, dict) else sorted(names)
     if missing:
         raise UsageError(f"{where}: not what this project publishes: {', '.join(missing)} missing")
-    known: dict[str, Any] = {name: tuple(values[name]) if name in ("mean", "std") else values[name] for name in names}
+    known: dict[str, Any] = {name: values[name] for name in names}
+    for name in ("mean", "std"):
+        if not isinstance(known[name], list) or len(known[name]) != 3:
+            raise UsageError(f"{where}: damaged: {name} is {known[name]}, expected three numbers")
+        known[name] = tuple(known[name])
     return Facts(**known)
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rich.table import Table
+from rich.text import Text
 
 from trainer.console import table_console
 from trainer.errors import RunError, UsageError
 from trainer.publish import golden as golden_outputs
 from trainer.publish.formats import FORMATS, NotInstalled, Publication
-from trainer.publish.golden import read_golden, worst_difference
+from trainer.publish.golden import LOGITS, read_golden, stages_of, worst_difference
 from trainer.publish.load import facts_from
 
 CHECKSUMS: Final = "SHA256SUMS"
 FACTS: Final = "publication.json"
 LABELS: Final = "labels.json"
+MOST_KEYS: Final = 5
+"""That are named."""
 TOLERANCE: Final = 1e-4
 """|a - b| / |b| of a stage's output: ONNX Runtime's is about 1e-6, another stride 0.1."""
 
@@ -31,13 +35,12 @@ class Verdict:
 
     name: str
     loaded_by: str
-    """"not verified" if the consumer is not here."""
+    """Package and version, or why it was not verified."""
     missing: Sequence[str] = ()
     unexpected: Sequence[str] = ()
     stage: str = ""
     difference: float | None = None
     """The worst stage's; None: not verified."""
-    note: str = ""
 
     @property
     def failed(self) -> bool:
@@ -52,14 +55,17 @@ class Verdicts:
     folder: Path
     each: list[Verdict] = field(default_factory=list)
 
-    def raise_if_failed(self) -> None:
+    def raise_if_failed(self, folder: Path | None = None) -> None:
         """
+        Args:
+            folder: what it is called; None: where it lies.
+
         Raises:
             RunError: naming what failed.
         """
         failed = [verdict.name for verdict in self.each if verdict.failed]
         if failed:
-            raise RunError(f"{self.folder}: {', '.join(failed)} failed the comparison above; do not use them")
+            raise RunError(f"{folder or self.folder}: {', '.join(failed)} failed the comparison above; do not use them")
 
 
 def verify(folder: Path) -> Verdicts:
@@ -76,12 +82,20 @@ def verify(folder: Path) -> Verdicts:
 
 def verify_format(name: str, folder: Path, publication: Publication) -> Verdict:
     """Load one format with its consumer and compare every stage."""
+    kind, golden = FORMATS[name], publication.golden
+    wanted = [*(stages_of(golden) if kind.stages else ()), *([LOGITS] if kind.logits else ())]
     try:
-        check = FORMATS[name].check(folder, publication)
+        check = kind.check(folder, publication)
     except NotInstalled as missing:
-        return Verdict(name, "not verified", note=str(missing))
-    stage, difference = worst_difference(check.outputs, publication.golden)
-    return Verdict(name, check.loaded_by, check.missing, check.unexpected, stage, difference, check.note)
+        return Verdict(name, f"not verified: {missing}")
+    except Exception as error:  # a consumer may raise anything; the other formats are told of all the same
+        reason = " ".join(str(error).split())[:300]
+        return Verdict(name, f"failed: {type(error).__name__}: {reason}", stage="not loaded", difference=math.inf)
+    loaded_by = check.loaded_by
+    if check.stand_in:
+        loaded_by = f"not verified: {check.stand_in}; as expected by {loaded_by}"
+    stage, difference = worst_difference(check.outputs, golden, wanted)
+    return Verdict(name, loaded_by, check.missing, check.unexpected, stage, difference)
 
 
 def read_publication(folder: Path) -> Publication:
@@ -95,7 +109,7 @@ def read_publication(folder: Path) -> Publication:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot read it: {error}; is {path.parent} what `trainer publish` wrote?") from error
 
@@ -120,10 +134,18 @@ def check_sums(folder: Path) -> None:
         UsageError: naming the first file that is not what was written.
     """
     path = folder / CHECKSUMS
-    if not path.is_file():
-        raise UsageError(f"{folder}: no {CHECKSUMS} here; give a folder that `trainer publish` wrote")
-    for line in path.read_text().splitlines():
-        wanted, _, name = line.partition("  ")
+    try:
+        lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{folder}: no {CHECKSUMS} here; give a folder that `trainer publish` wrote") from error
+    sums = {name: wanted for wanted, _, name in lines}
+    published = [file for name in FORMATS for file in sorted((folder / name).rglob("*")) if file.is_file()]
+    if not published:
+        raise UsageError(f"{folder}: no format here; give a folder that `trainer publish` wrote")
+    for file in (folder / FACTS, folder / LABELS, folder / golden_outputs.FILE, *published):
+        if file.relative_to(folder).as_posix() not in sums:
+            raise UsageError(f"{file}: not in {CHECKSUMS}; copy the publication again")
+    for name, wanted in sums.items():
         if not (folder / name).is_file():
             raise UsageError(f"{folder / name}: missing; copy the publication again")
         if _sha256(folder / name) != wanted:
@@ -137,15 +159,20 @@ def print_verdicts(verdicts: Verdicts, not_written: dict[str, str]) -> None:
         table.add_column(heading, justify="right" if heading in ("keys missing", "unexpected") else "left")
     table.add_column("worst relative difference")
     for verdict in verdicts.each:
-        if verdict.difference is None:
-            table.add_row(verdict.name, f"not verified: {verdict.note}", "", "", "")
-            continue
-        loaded_by = verdict.loaded_by + (f"\n({verdict.note})" if verdict.note else "")
-        style = "red" if verdict.failed else ""
-        keys = str(len(verdict.missing)), str(len(verdict.unexpected))
-        table.add_row(verdict.name, loaded_by, *keys, f"{verdict.difference:.1e} ({verdict.stage})", style=style)
+        cells = [verdict.name, verdict.loaded_by, "", "", ""]
+        if verdict.difference is not None:
+            keys = str(len(verdict.missing)), str(len(verdict.unexpected))
+            cells = [*cells[:2], *keys, f"{verdict.difference:.1e} ({verdict.stage})"]
+        table.add_row(*(Text(cell) for cell in cells), style="red" if verdict.failed else "")
     console = table_console()
     console.print(table)
+    for verdict in verdicts.each:
+        for what, keys in (("missing", verdict.missing), ("unexpected", verdict.unexpected)):
+            if keys:
+                more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+                console.print(
+                    f"{verdict.name}: {what}: {', '.join(keys[:MOST_KEYS])}{more}", markup=False, soft_wrap=True
+                )
     for name, reason in not_written.items():
         console.print(f"{name}: not written: {reason}", markup=False, soft_wrap=True)
 

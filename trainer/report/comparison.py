@@ -62,8 +62,8 @@ def measured(run: Run) -> list[Measured]:
 
 def measured_at(run: Run, samples: int, *, ema: bool, recalibrated: bool) -> list[Measured]:
     """What of it is of the weights after so many samples, averaged or not, with batch norm recalibrated or not."""
-    last = [line for line in run.validation[-1:] if not ema]
-    validated = [line for line in last if (line["samples"], line.get("recalibrated", False)) == (samples, recalibrated)]
+    there = [line for line in run.validation if line["samples"] == samples and not ema]
+    validated = [line for line in there if bool(line.get("recalibrated")) == recalibrated][-1:]
     wanted = (samples, ema, recalibrated)
     found = [x for x in run.evaluations if (x["samples"], x["ema"], bool(x.get("recalibrated"))) == wanted]
     return [*(_validation(run, line) for line in validated), *(_evaluation(run, line) for line in found)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.publish.backbone import Backbone, Facts
-from trainer.publish.golden import INPUT, LOGITS, Outputs
+from trainer.publish.golden import LOGITS, Outputs
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Source:
 
     backbone: Backbone
     golden: Outputs
-    allow_v1_snippet: bool = False
+    license: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Check:
     """By the golden outputs' names."""
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    note: str = ""
+    stand_in: str = ""
+    """Why it was not the consumer that loaded it."""
 
 
 class NotInstalled(Exception):
@@ -59,7 +60,8 @@ class Format:
         refuse: why the network cannot be written so, None if it can.
         write: into an empty folder of its own.
         check: load what was written with the consumer; raises NotInstalled.
-        usage: how a user loads it, in Markdown; see `card`.
+        usage: how a user loads it, in Markdown; Python in it runs in the publication's folder.
+        stages, logits: what the check compares.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Format:
     write: Callable[[Source, Path], None]
     check: Callable[[Path, Publication], Check]
     usage: Callable[[Facts, str], str]
+    stages: bool = True
+    logits: bool = True
 
 
 def package(name: str) -> ModuleType:
@@ -76,9 +80,12 @@ def package(name: str) -> ModuleType:
         NotInstalled: it is not here, or does not import.
     """
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ImportError as error:
-        raise NotInstalled(f"{name.partition('.')[0]} is not installed") from error
+        raise NotInstalled(f"{name.partition('.')[0]} is not installed ({error})") from error
+    if module.__file__ is None:  # a folder of that name: a publication's own, where it is the working directory
+        raise NotInstalled(f"{name.partition('.')[0]} is not installed")
+    return module
 
 
 def refuse_unlike(consumer: str) -> Callable[[Facts, bool], str | None]:
@@ -87,6 +94,8 @@ def refuse_unlike(consumer: str) -> Callable[[Facts, bool], str | None]:
     def refuse(facts: Facts, allow_v1_snippet: bool) -> str | None:
         if facts.is_cifar:
             return f"{consumer} has no network for images of {facts.size} pixels like {facts.arch}"
+        if facts.mean_image:
+            return f"{consumer} subtracts a mean colour, {facts.arch} was trained with a mean image (data.normalize)"
         if facts.is_plain:
             return f"{consumer} has no network without shortcuts like {facts.arch}"
         if facts.shortcut == "C":
@@ -104,15 +113,15 @@ def only_file(folder: Path, pattern: str) -> Path:
     return found
 
 
-def check_stages(network: nn.Module, stages: dict[str, str], classifier: str | None, golden: Outputs) -> Outputs:
-    """Run a consumer's network on the golden input.
+def check_stages(network: nn.Module, stages: dict[str, str], classifier: str, pixels: Tensor) -> Outputs:
+    """Run a consumer's network on the golden images, float32 [n, 3, h, w].
 
     Args:
         stages: names of its modules by those of ours.
         classifier: the module whose output is the logits.
     """
     found: Outputs = {}
-    wanted = {theirs: ours for ours, theirs in stages.items()} | ({classifier: LOGITS} if classifier else {})
+    wanted = {theirs: ours for ours, theirs in stages.items()} | {classifier: LOGITS}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -123,7 +132,7 @@ def check_stages(network: nn.Module, stages: dict[str, str], classifier: str | N
     handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules() if name in wanted]
     try:
         with torch.no_grad():
-            network.eval()(torch.from_numpy(golden[INPUT]))
+            network.eval()(pixels)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 
-from trainer import __version__
+from trainer.data.colour import IMAGENET
 from trainer.publish.backbone import Facts, Weights
-from trainer.publish.formats.base import Check, Format, Publication, Source, refuse_unlike
-from trainer.publish.formats.detectron2 import SNIPPET, check_pickle, pickled, yaml_of
-from trainer.publish.golden import bgr_input
+from trainer.publish.formats.base import Format, Source, refuse_unlike
+from trainer.publish.formats.detectron2 import SNIPPET, check, pickled, yaml_of
 
 
 def folded(weights: Weights, std: tuple[float, float, float]) -> Weights:
@@ -28,22 +27,20 @@ def folded(weights: Weights, std: tuple[float, float, float]) -> Weights:
 def write(source: Source, folder: Path) -> None:
     facts = source.backbone.facts
     name = f"{facts.file_name('bgr')}.pkl"
-    weights = folded(source.backbone.projected(), facts.std)
-    (folder / name).write_bytes(pickled(weights, f"imagenet-trainer {__version__}"))
+    (folder / name).write_bytes(pickled(folded(source.backbone.projected(), facts.std)))
     mean = list(reversed(facts.mean))
     (folder / SNIPPET).write_text(yaml_of(facts, name, order="BGR", mean=mean, std=[1.0, 1.0, 1.0]))
 
 
-def check(folder: Path, publication: Publication) -> Check:
-    return check_pickle(folder, publication, bgr_input(publication.golden, publication.facts))
-
-
 def usage(facts: Facts, file: str) -> str:
-    strides = "" if facts.is_v1 or not facts.bottleneck else " Its stride is not the default's: merge the file."
-    return f"""For detectron2's default input (BGR, standard deviation 1): a drop-in for its `R-50.pkl`.{strides}
+    if facts.is_v1 and facts.depth == 50 and facts.mean == IMAGENET.mean:
+        place = "For detectron2's default configuration: a drop-in for its `R-50.pkl`."
+    else:
+        place = f"For detectron2 with its default input, BGR without a standard deviation, and what `{SNIPPET}` says."
+    return f"""{place} Put the path of the weights into it.
 
     cfg.merge_from_file("detectron2-msra/{SNIPPET}")
 """
 
 
-FORMAT = Format("detectron2-msra", refuse_unlike("detectron2"), write, check, usage)
+FORMAT = Format("detectron2-msra", refuse_unlike("detectron2"), write, check, usage, logits=False)

@@ -33,7 +33,7 @@ def usage(facts: Facts, file: str) -> str:
     return f"""    from trainer.publish import load_backbone
 
     backbone = load_backbone("native/{file}")  # without the classifier; strict
-    stages = backbone.forward_features(images)
+    features = backbone.forward_features(images)  # the last stage's
 """
 
 

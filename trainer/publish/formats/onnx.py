@@ -50,6 +50,11 @@ def write(source: Source, folder: Path) -> None:
     model = program.model_proto
     for axis, name in sizes.items():
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = sizes[0]
+    del model.graph.value_info[:]  # sizes by names that the exporter made up
+    for node in model.graph.node:  # each says in which files of this machine it was made
+        del node.metadata_props[:]
+        node.doc_string = ""
     onnx.helper.set_model_props(model, facts.metadata())
     onnx.checker.check_model(model)
     (folder / f"{facts.file_name()}.onnx").write_bytes(model.SerializeToString(deterministic=True))
@@ -82,4 +87,4 @@ def usage(facts: Facts, file: str) -> str:
 """
 
 
-FORMAT = Format("onnx", refuse, write, check, usage)
+FORMAT = Format("onnx", refuse, write, check, usage, stages=False)

@@ -7,6 +7,7 @@ which timm does not know until the snippet has registered it: without it, timm s
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,9 +18,11 @@ from safetensors import safe_open
 from trainer.models.resnet import BLOCKS_PER_STAGE
 from trainer.publish.backbone import Facts
 from trainer.publish.formats.base import STAGES, Check, Format, Publication, Source, check_stages, refuse_unlike
-from trainer.publish.formats.torchvision import SNIPPET, refuse_v1, run_snippet
+from trainer.publish.formats.torchvision import refuse_v1, run_snippet
+from trainer.publish.golden import normalised
 from trainer.publish.tensors import safetensors_bytes
 
+SNIPPET = "timm_v1.py"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _SNIPPET = Template('''"""Registers $name with timm: its $arch with bottlenecks that stride in the 1x1 convolution.
@@ -77,7 +80,7 @@ def write(source: Source, folder: Path) -> None:
             "input_size": [3, facts.size, facts.size],
             "fixed_input_size": False,
             "interpolation": "bilinear",
-            "crop_pct": facts.size / facts.resize,
+            "crop_pct": crop_share(facts),
             "crop_mode": "center",
             "mean": facts.unit_mean,
             "std": facts.unit_std,
@@ -85,26 +88,39 @@ def write(source: Source, folder: Path) -> None:
             "pool_size": [-(-facts.size // 32)] * 2,
             "first_conv": "conv1",
             "classifier": "fc",
-            "license": "apache-2.0",
+            "license": source.license,
         },
         "he2015": {"stride": facts.stride, "shortcut": facts.shortcut, "channel_order": "RGB"},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if facts.is_v1:
-        layers = BLOCKS_PER_STAGE[int(facts.arch.removeprefix("resnet"))]
-        filled = _SNIPPET.substitute(name=architecture(facts), arch=facts.arch, layers=layers)
-        (folder / SNIPPET).write_text(filled)
+        (folder / SNIPPET).write_text(snippet(facts))
+
+
+def crop_share(facts: Facts) -> float:
+    """The side of the crop over that of the image, from which timm gets the side of the image by rounding down."""
+    share = facts.size / facts.resize
+    while math.floor(facts.size / share) < facts.resize:
+        share = math.nextafter(share, 0)
+    return share
+
+
+def snippet(facts: Facts) -> str:
+    """The Python that goes with the weights."""
+    layers = BLOCKS_PER_STAGE[facts.depth]
+    return _SNIPPET.substitute(name=architecture(facts), arch=facts.arch, layers=layers)
 
 
 def check(folder: Path, publication: Publication) -> Check:
     facts = publication.facts
     if facts.is_v1:
-        run_snippet(folder / SNIPPET)
+        run_snippet(folder / SNIPPET, snippet(facts))
     network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
     with safe_open(folder / WEIGHTS, framework="pt") as opened:
         published = set(opened.keys())
     keys = {key for key in network.state_dict() if "num_batches_tracked" not in key}
-    outputs = check_stages(network, STAGES, "fc", publication.golden)
+    mean, std = ([255 * value for value in network.pretrained_cfg[key]] for key in ("mean", "std"))
+    outputs = check_stages(network, STAGES, "fc", normalised(publication.golden, mean, std))
     loaded_by = f"timm {timm.__version__}" + (f" with {SNIPPET}" if facts.is_v1 else "")
     return Check(loaded_by, outputs, sorted(keys - published), sorted(published - keys))
 
@@ -112,7 +128,7 @@ def check(folder: Path, publication: Publication) -> Check:
 def usage(facts: Facts, file: str) -> str:
     before = (
         f"`{SNIPPET}` in the folder registers `{architecture(facts)}`; timm does not know it otherwise.\n\n"
-        f"    import load\n"
+        '    import sys\n\n    sys.path.insert(0, "timm")\n    import timm_v1\n'
         if facts.is_v1
         else ""
     )

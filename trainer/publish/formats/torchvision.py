@@ -6,7 +6,6 @@ other features: they are written only with the few lines that swap the strides.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from string import Template
@@ -15,6 +14,7 @@ from types import ModuleType
 import torch
 
 from trainer.data.colour import IMAGENET
+from trainer.errors import UsageError
 from trainer.publish.backbone import Facts
 from trainer.publish.formats.base import (
     STAGES,
@@ -27,9 +27,10 @@ from trainer.publish.formats.base import (
     package,
     refuse_unlike,
 )
+from trainer.publish.golden import INPUT
 from trainer.publish.tensors import hashed_name, torch_bytes
 
-SNIPPET = "load.py"
+SNIPPET = "torchvision_v1.py"
 _SNIPPET = Template('''"""torchvision's $arch with these weights.
 
 They are of a network whose bottlenecks stride in the 1x1 convolution, the paper's; torchvision's stride in the 3x3. The
@@ -48,9 +49,9 @@ def $arch(path: str, num_classes: int = $num_classes) -> resnet.ResNet:
 
 
 def stride_in_1x1(model: torch.nn.Module) -> torch.nn.Module:
-    """Move the strides of a torchvision network's bottlenecks from the 3x3 to the 1x1 convolution before it."""
+    """Move the strides of a torchvision network's bottlenecks to the 1x1 convolution before the 3x3; again, nothing."""
     for block in model.modules():
-        if isinstance(block, resnet.Bottleneck):
+        if isinstance(block, resnet.Bottleneck) and block.conv2.stride != (1, 1):
             block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
     return model
 ''')
@@ -79,54 +80,70 @@ def write(source: Source, folder: Path) -> None:
     name = hashed_name(facts.file_name(), content, ".pth")
     (folder / name).write_bytes(content)
     if facts.is_v1:
-        filled = _SNIPPET.substitute(arch=facts.arch, num_classes=facts.num_classes, file=name)
-        (folder / SNIPPET).write_text(filled)
+        (folder / SNIPPET).write_text(snippet(facts, name))
+
+
+def snippet(facts: Facts, file: str) -> str:
+    """The Python that goes with the weights."""
+    return _SNIPPET.substitute(arch=facts.arch, num_classes=facts.num_classes, file=file)
 
 
 def check(folder: Path, publication: Publication) -> Check:
     torchvision, facts = package("torchvision"), publication.facts
     network = torchvision.models.get_model(facts.arch, weights=None, num_classes=facts.num_classes)
     if facts.is_v1:
-        network = run_snippet(folder / SNIPPET).stride_in_1x1(network)
+        file = only_file(folder, "*.pth").name
+        network = run_snippet(folder / SNIPPET, snippet(facts, file)).stride_in_1x1(network)
     weights = torch.load(only_file(folder, "*.pth"), map_location="cpu", weights_only=True)
     keys = network.load_state_dict(weights, strict=False)
-    outputs = check_stages(network, STAGES, "fc", publication.golden)
+    outputs = check_stages(network, STAGES, "fc", torch.from_numpy(publication.golden[INPUT]))
     loaded_by = f"torchvision {torchvision.__version__}" + (f" with {SNIPPET}" if facts.is_v1 else "")
     return Check(loaded_by, outputs, keys.missing_keys, keys.unexpected_keys)
 
 
-def run_snippet(path: Path) -> ModuleType:
-    """Import a published snippet: the very file that users get is what is checked."""
-    name = f"published_for_{path.parent.name}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # timm looks for it there
-    spec.loader.exec_module(module)
+def run_snippet(path: Path, written: str) -> ModuleType:
+    """Import a published snippet: the very file that users get is what is checked.
+
+    Raises:
+        UsageError: it is not what was `written`: what somebody sent is not run.
+    """
+    if path.read_text(encoding="utf-8") != written:
+        raise UsageError(f"{path}: not what this version writes; publish again")
+    module = sys.modules[path.stem] = ModuleType(path.stem)  # timm looks for it there
+    exec(compile(written, str(path), "exec"), module.__dict__)  # no import, which leaves its cache beside it
     return module
 
 
 def usage(facts: Facts, file: str) -> str:
     if facts.is_v1:
-        return f"""`{SNIPPET}` beside the file swaps the strides; without it the features are wrong.
+        first = f"""`{SNIPPET}` beside the weights swaps the strides; without it the features are wrong.
 
-    from load import {facts.arch}
+    import sys
+
+    sys.path.insert(0, "torchvision")
+    from torchvision_v1 import {facts.arch}, stride_in_1x1
 
     model = {facts.arch}("torchvision/{file}")
 """
-    return f"""    from torchvision.models import {facts.arch}
+        body = "stride_in_1x1(backbone.body)\n    backbone.body"
+    else:
+        first = f"""    import torch
+    from torchvision.models import {facts.arch}
 
     model = {facts.arch}(weights=None, num_classes={facts.num_classes})
     model.load_state_dict(torch.load("torchvision/{file}", weights_only=True))
-
+"""
+        body = "backbone.body"
+    return f"""{first}
 As the backbone of a detector, with its batch norm frozen:
 
+    import torch
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     backbone = resnet_fpn_backbone(backbone_name="{facts.arch}", weights=None, trainable_layers=3)
     weights = torch.load("torchvision/{file}", weights_only=True)
-    backbone.body.load_state_dict({{k: v for k, v in weights.items() if not k.startswith("fc.")}})
+    {body}.load_state_dict({{key: value for key, value in weights.items() if not key.startswith("fc.")}})
     detector = FasterRCNN(backbone, num_classes=91{normalisation(facts)})
 """
 
@@ -135,8 +152,8 @@ def normalisation(facts: Facts) -> str:
     """Further arguments of a detector of torchvision, whose own are ImageNet's."""
     if (facts.mean, facts.std) == (IMAGENET.mean, IMAGENET.std):
         return ""
-    mean, std = ([round(value, 6) for value in values] for values in (facts.unit_mean, facts.unit_std))
-    return f", image_mean={mean}, image_std={std}"
+    mean, std = (", ".join(f"{value:.7g}" for value in values) for values in (facts.unit_mean, facts.unit_std))
+    return f", image_mean=[{mean}], image_std=[{std}]"
 
 
 FORMAT = Format("torchvision", refuse, write, check, usage)

@@ -12,6 +12,7 @@ from pathlib import Path
 from trainer.models.resnet import BLOCKS_PER_STAGE
 from trainer.publish.backbone import Facts, Weights
 from trainer.publish.formats.base import Check, Format, Publication, Source, check_stages, package, refuse_unlike
+from trainer.publish.golden import IMAGES
 from trainer.publish.tensors import safetensors_bytes
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -48,7 +49,7 @@ def write(source: Source, folder: Path) -> None:
         "num_channels": 3,
         "embedding_size": 64,
         "hidden_sizes": [width * (4 if facts.bottleneck else 1) for width in widths],
-        "depths": list(BLOCKS_PER_STAGE[int(facts.arch.removeprefix("resnet"))]),
+        "depths": list(BLOCKS_PER_STAGE[facts.depth]),
         "layer_type": "bottleneck" if facts.bottleneck else "basic",
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
@@ -84,7 +85,10 @@ def preprocessor(facts: Facts) -> dict[str, object]:
 def check(folder: Path, publication: Publication) -> Check:
     transformers = package("transformers")
     network, info = transformers.ResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
-    outputs = check_stages(network, STAGES, "classifier", publication.golden)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    images = list(publication.golden[IMAGES])
+    prepared = processor(images=images, do_resize=False, do_center_crop=False, return_tensors="pt")
+    outputs = check_stages(network, STAGES, "classifier", prepared["pixel_values"])
     missing = sorted(info["missing_keys"]) + sorted(map(str, info.get("mismatched_keys", ())))
     return Check(f"transformers {transformers.__version__}", outputs, missing, sorted(info["unexpected_keys"]))
 
