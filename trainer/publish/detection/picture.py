@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from trainer.files import write_atomically
 from trainer.publish.detection.scenes import Scene
@@ -21,6 +21,8 @@ from trainer.publish.detection.training import Detections
 COLUMNS: Final = 5
 SURE: Final = 0.3
 """The score from which a detection is drawn."""
+CROWDED: Final = 0.3
+"""The IoU from which one box hides another."""
 MATCH: Final = 0.5
 """The IoU from which it may be right, as in AP50."""
 TRUTH, RIGHT, WRONG = "#000000", "#0072B2", "#D55E00"
@@ -64,7 +66,7 @@ def _legend(figure: Figure, right: float, height: float) -> None:
     style: dict[str, Any] = {"size": 9.5, "ha": "right", "va": "center"}
     figure.text(right, height, "dashed: wrong", color=WRONG, **style)
     figure.text(right - 0.095, height, "solid: right", color=RIGHT, **style)
-    figure.text(right - 0.18, height, f"boxes of score {SURE:g} and more", color="#444444", **style)
+    figure.text(right - 0.18, height, f"the surest box of a place, from a score of {SURE:g}", color="#444444", **style)
 
 
 def _draw_image(axes: Axes, image: Tensor) -> None:
@@ -79,11 +81,12 @@ def _draw_truth(axes: Axes, scene: Scene, names: Sequence[str]) -> None:
 
 
 def _draw_found(axes: Axes, found: Detections, scene: Scene, names: Sequence[str]) -> None:
-    """The least sure first, so that the surest lies on top."""
-    columns = [found[key].tolist() for key in ("boxes", "labels", "scores")]
-    for box, label, score, is_right in reversed([*zip(*columns, are_right(found, scene), strict=True)]):
+    """Of boxes that overlap, whatever their classes, only the surest: more could not be read."""
+    verdicts = are_right(found, scene)
+    for place in nms(found["boxes"], found["scores"], CROWDED).tolist():
+        box, label, score = (found[key][place].tolist() for key in ("boxes", "labels", "scores"))
         if score >= SURE:
-            colour, line = (RIGHT, "solid") if is_right else (WRONG, "dashed")
+            colour, line = (RIGHT, "solid") if verdicts[place] else (WRONG, "dashed")
             _draw_box(axes, box, f"{names[label]} {score:.2f}", colour, line)
 
 
