@@ -84,10 +84,10 @@ def _draw_found(axes: Axes, found: Detections, scene: Scene, names: Sequence[str
     """Of boxes that overlap, whatever their classes, only the surest: more could not be read."""
     verdicts = are_right(found, scene)
     for place in nms(found["boxes"], found["scores"], CROWDED).tolist():
-        box, label, score = (found[key][place].tolist() for key in ("boxes", "labels", "scores"))
+        name, score = names[int(found["labels"][place])], float(found["scores"][place])
         if score >= SURE:
             colour, line = (RIGHT, "solid") if verdicts[place] else (WRONG, "dashed")
-            _draw_box(axes, box, f"{names[label]} {score:.2f}", colour, line)
+            _draw_box(axes, found["boxes"][place].tolist(), f"{name} {score:.2f}", colour, line)
 
 
 def are_right(found: Detections, scene: Scene) -> list[bool]:
