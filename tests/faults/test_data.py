@@ -141,7 +141,7 @@ class TestOtherClasses:
         edit_manifest(own / "val.beton", lambda content: content.update(classes=["class0", "class2", "class1"]))
         said = error_of(trainers.start("run"), 2)
         assert said.startswith(
-            f"{own}/val.beton: class 1 is class2, in {own}/train.beton it is class1; convert it with"
+            f"{own}/val.beton: class 1 is class2, in {own}/train.beton it is class1; give data of the same classes, or "
         )
 
     def test_than_those_of_the_run_are_refused(self, trainers: Trainers, own: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from torchvision import transforms
 
 from tests.data.datasets import write_dataset
-from tests.samples import in_order, jpeg, smooth_image, without_its_scan, write_beton
-from trainer.data.crops import CenterCrop, ScaleCrop
+from tests.samples import jpeg, smooth_image, without_its_scan, write_beton
+from trainer.data.crops import ScaleCrop
 from trainer.data.dataset import training_crops
-from trainer.data.loader import Loader
 from trainer.errors import RunError
+from trainer.jpeg import decode
 from trainer.preview.views import EPOCHS, ROWS, Row, training_rows, validation_view
 from trainer.recipe import Recipe, load_recipe
 from trainer.run_data import RunData
@@ -145,10 +147,11 @@ def test_a_record_that_does_not_decode_is_named_or_replaced_as_in_training(folde
 def test_the_validation_view_is_the_first_images_centre_crop(folder: Path) -> None:
     recipe, data = open_data(folder)
     found = validation_view(recipe, data)
-    crops = CenterCrop(recipe.data.size, recipe.evaluation.resize)
-    batch = next(Loader(data.val.beton, crops, CPU).load(in_order(1, 1)))
+    whole = PIL.Image.fromarray(decode(data.val.beton.record(0)))
+    resized = transforms.Resize(recipe.evaluation.resize, transforms.InterpolationMode.BILINEAR)(whole)
+    wanted = np.asarray(transforms.CenterCrop(recipe.data.size)(resized)).astype(int)
     assert found.image.sample == 0
-    assert np.array_equal(found.center, batch.images[0].numpy())
+    assert np.abs(found.center - wanted).max() <= 1  # pillow-simd rounds its weights
     assert found.corners.shape == (5, 4)
 
 

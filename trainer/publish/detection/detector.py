@@ -70,6 +70,8 @@ def read_published(folder: Path) -> Published:
     """
     check_sums(folder)
     facts = read_publication(folder).facts
+    if facts.mean_image:
+        raise UsageError(f"{folder}: {facts.arch} was trained with a mean image, and detectors subtract a mean colour")
     if facts.is_cifar or facts.is_plain:
         kind = "one for CIFAR, with strides up to 4 only" if facts.is_cifar else "a plain one, the paper's baseline"
         raise UsageError(f"{folder}: {facts.arch} is {kind}; publish one of resnet18 to resnet152 for a detector")
