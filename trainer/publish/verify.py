@@ -161,8 +161,8 @@ def print_verdicts(verdicts: Verdicts, not_written: dict[str, str]) -> None:
     for verdict in verdicts.each:
         cells = [verdict.name, verdict.loaded_by, "", "", ""]
         if verdict.difference is not None:
-            keys = str(len(verdict.missing)), str(len(verdict.unexpected))
-            cells = [*cells[:2], *keys, f"{verdict.difference:.1e} ({verdict.stage})"]
+            counts = [str(len(verdict.missing)), str(len(verdict.unexpected))]
+            cells = [*cells[:2], *counts, f"{verdict.difference:.1e} ({verdict.stage})"]
         table.add_row(*(Text(cell) for cell in cells), style="red" if verdict.failed else "")
     console = table_console()
     console.print(table)
