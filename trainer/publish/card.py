@@ -136,7 +136,7 @@ def _summary(facts: Facts) -> str:
 def _rows(backbone: Backbone, license: str) -> dict[str, str]:
     facts = backbone.facts
     variant = " (v1, the paper's)" if facts.is_v1 else " (v1.5)" if facts.bottleneck else " (basic blocks)"
-    weights = "their moving average" if facts.ema else "as they were then"
+    weights = "their moving average" if facts.ema else "of that iteration"
     statistics = "averages over training images" if facts.recalibrated else "moving averages"
     return {
         "architecture": facts.arch,

@@ -93,7 +93,7 @@ def verify_format(name: str, folder: Path, publication: Publication) -> Verdict:
         return Verdict(name, f"failed: {type(error).__name__}: {reason}", stage="not loaded", difference=math.inf)
     loaded_by = check.loaded_by
     if check.stand_in:
-        loaded_by = f"not verified: {check.stand_in}; as expected by {loaded_by}"
+        loaded_by = f"not verified: {check.stand_in}\n(names and arithmetic: {loaded_by})"
     stage, difference = worst_difference(check.outputs, golden, wanted)
     return Verdict(name, loaded_by, check.missing, check.unexpected, stage, difference)
 

@@ -79,12 +79,14 @@ def package(name: str) -> ModuleType:
     Raises:
         NotInstalled: it is not here, or does not import.
     """
+    top = name.partition(".")[0]
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        raise NotInstalled(f"{name.partition('.')[0]} is not installed ({error})") from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == top
+        raise NotInstalled(f"{top} is not installed" if absent else f"{top} does not import: {error}") from error
     if module.__file__ is None:  # a folder of that name: a publication's own, where it is the working directory
-        raise NotInstalled(f"{name.partition('.')[0]} is not installed")
+        raise NotInstalled(f"{top} is not installed")
     return module
 
 

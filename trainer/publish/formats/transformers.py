@@ -84,6 +84,7 @@ def preprocessor(facts: Facts) -> dict[str, object]:
 
 def check(folder: Path, publication: Publication) -> Check:
     transformers = package("transformers")
+    transformers.utils.logging.disable_progress_bar()
     network, info = transformers.ResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     images = list(publication.golden[IMAGES])
