@@ -176,9 +176,11 @@ def test_transformers_prepares_images_as_the_network_was_validated(resnet18: Pub
     assert found[0, :, 5, 5].numpy() == pytest.approx(wanted, abs=1e-4)
 
 
-def test_a_detector_of_transformers_takes_its_backbone(resnet50_v1: Published) -> None:
+@pytest.mark.parametrize("network", ["resnet50_v1", "resnet50_v15"])
+def test_a_detector_of_transformers_takes_its_backbone(network: str, request: pytest.FixtureRequest) -> None:
     package = pytest.importorskip("transformers")
-    folder = resnet50_v1.folder / "transformers"
+    published: Published = request.getfixturevalue(network)
+    folder = published.folder / "transformers"
     backbone = package.ResNetBackbone.from_pretrained(folder, out_features=["stage4"])
     sizes: dict[str, Any] = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
     sizes |= {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
@@ -198,8 +200,11 @@ def test_a_detector_of_transformers_takes_its_backbone(resnet50_v1: Published) -
     assert not keys.unexpected_keys
     assert all("num_batches_tracked" in key for key in keys.missing_keys)
     labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}] * 2
-    golden = golden_of(resnet50_v1)
-    loss = detector(pixel_values=torch.from_numpy(golden[INPUT]), labels=labels).loss
+    golden = golden_of(published)
+    with torch.no_grad():
+        (features,) = holder.eval()(torch.from_numpy(golden[INPUT])).feature_maps
+    assert relative(features.numpy(), golden["layer4"]) < 1e-5
+    loss = detector.train()(pixel_values=torch.from_numpy(golden[INPUT]), labels=labels).loss
     assert torch.isfinite(loss)
 
 

@@ -20,6 +20,7 @@ from tests.faults.trainers import can_mount, mounted
 from tests.publish.checkpoints import CLASSES, random_network, write_checkpoint
 from tests.publish.conftest import Published
 from tests.samples import REPOSITORY
+from tests.small import make_run
 from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.errors import RunError, UsageError
@@ -112,6 +113,19 @@ def test_the_card_is_what_a_hub_reads(resnet50_v1: Published) -> None:
     assert "stride in the 3x3 (torchvision's and timm's" in card.text.replace("\n", " ")
     assert "Not evaluated." in card.text
     assert "RGB" in card.text
+
+
+def test_the_card_has_the_errors_and_the_curve_of_its_run(tmp_path: Path) -> None:
+    make_run(tmp_path).train()
+    options = Options(formats=("native",), labels=("ant", "bee"), license="mit")
+    publish(str(tmp_path / "run"), tmp_path / "out", options)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    (top1, top5) = card.data.eval_results
+    assert top1.metric_name == "top-1 accuracy, while training: the whole image"
+    assert f"| 16 | {100 - 100 * top1.metric_value:.2f} | {100 - 100 * top5.metric_value:.2f} | 8.75 |" in card.text
+    assert card.data.license == "mit"
+    assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path) not in card.text
 
 
 @pytest.mark.parametrize(
