@@ -296,7 +296,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if folder is not None:  # where it is now, not where it was made
         config.name, config.runs = folder.resolve().name, str(folder.resolve().parent)
     for override in overrides or []:
-        config = _merge(config, _parse_override(override), f"override '{override}'")
+        config = _merge(config, parse_override(override), f"override '{override}'")
     recipe = _to_recipe(config, str(path))
     recipe.name = recipe.name or path.stem
     check(recipe, f"{path} with overrides" if overrides else str(path))
@@ -373,9 +373,14 @@ def near_files(path: Path) -> str:
     return ""
 
 
-def _parse_override(override: str) -> DictConfig:
+def parse_override(override: str, example: str = "optimizer.lr=0.05") -> DictConfig:
+    """`key=value` of a command line.
+
+    Raises:
+        UsageError: it is no such thing; with an `example`.
+    """
     if "=" not in override:
-        raise UsageError(f"override '{override}': write key=value, e.g. optimizer.lr=0.05")
+        raise UsageError(f"override '{override}': write key=value, e.g. {example}")
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, YAMLError) as error:

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from data_prep.synthetic import PATTERNS
 from trainer.errors import UsageError, did_you_mean
+from trainer.recipe import parse_override
 
 STRIDE: Final = 32
 """Of the last stage: images are whole multiples of it, so that nothing is padded."""
@@ -54,7 +55,7 @@ def load_detection_recipe(path: Path, overrides: Sequence[str] = ()) -> Detectio
     config = OmegaConf.structured(DetectionRecipe)
     config = _merge(config, _read(path), str(path))
     for override in overrides:
-        config = _merge(config, _parse(override), f"override '{override}'")
+        config = _merge(config, parse_override(override, "seed=1"), f"override '{override}'")
     try:
         recipe = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -73,15 +74,6 @@ def _read(path: Path) -> DictConfig:
     if not isinstance(content, DictConfig):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
     return content
-
-
-def _parse(override: str) -> DictConfig:
-    if "=" not in override:
-        raise UsageError(f"override '{override}': write key=value, e.g. seed=1")
-    try:
-        return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UsageError(f"override '{override}': {' '.join(str(error).split())}") from error
 
 
 def _merge(config: DictConfig, layer: DictConfig, source: str) -> DictConfig:
