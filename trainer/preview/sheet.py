@@ -12,13 +12,14 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from trainer import palette
 from trainer.files import write_atomically
 from trainer.jpeg import Pixels
 from trainer.preview.views import EPOCHS, Row, Stored, Validation, resized_to
 from trainer.recipe import Recipe
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Of epochs and of crops: Okabe and Ito's, which can be told apart by all."""
+COLOURS: Final = palette.COLOURS[:5]
+"""Of epochs and of crops."""
 
 INK, PALE = "#222222", "#666666"
 TILE: Final = 224

@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from trainer.palette import COLOURS
 from trainer.report.runs import Line, Run
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6A00D0")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST_RUNS: Final = len(COLOURS)
 

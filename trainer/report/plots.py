@@ -9,9 +9,9 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from trainer.palette import COLOURS
 from trainer.report.canvas import (
     BOLD,
-    COLOURS,
     MARKERS,
     Axis,
     axis_of,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from trainer.files import write_atomically
+from trainer.palette import COLOURS
 from trainer.publish.detection.scenes import Scene
 from trainer.publish.detection.training import Detections
 
@@ -25,8 +26,7 @@ CROWDED: Final = 0.3
 """The IoU from which one box hides another."""
 MATCH: Final = 0.5
 """The IoU from which it may be right, as in AP50."""
-TRUTH, RIGHT, WRONG = "#000000", "#0072B2", "#D55E00"
-"""Okabe and Ito's, which people of all colour visions can tell apart."""
+TRUTH, RIGHT, WRONG = "#000000", *COLOURS[:2]
 TILE, HEADER, GAP = 2.4, 0.34, 0.08
 """Inches."""
 LETTERS: Final = 8.5
