@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_bench(commands)
     _add_doctor(commands)
+    _add_job(commands)
     return parser
 
 
@@ -274,6 +275,23 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.set_defaults(run=_doctor)
 
 
+def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    job = commands.add_parser(
+        "job",
+        help="what a batch job of a recipe needs, for the scripts in launch/",
+        description="Print lines key=value: recipe (the words that train takes), run (its folder), train and val (its "
+        "data). With --processes, first check what would end the job as soon as it starts.",
+    )
+    job.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file, or the folder of a run")
+    job.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the recipe's")
+    job.add_argument("--sweep", action="store_true", help="RECIPE is a list of recipes, as `sweep` takes; print each")
+    job.add_argument(
+        "--processes", type=int, metavar="N", help="check data, network, free space, and the batch of so many processes"
+    )
+    job.add_argument("--data-later", action="store_true", help="the data are still to be converted")
+    job.set_defaults(run=_job)
+
+
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
 def _train(args: argparse.Namespace) -> int:
     from trainer.recipe import load_recipe
@@ -389,6 +407,16 @@ def _doctor(args: argparse.Namespace) -> int:
     from trainer.doctor import doctor
 
     return doctor(args.recipe, args.overrides, args.data)
+
+
+def _job(args: argparse.Namespace) -> int:
+    from trainer.job import describe_job
+
+    for line in describe_job(
+        args.recipe, args.overrides, sweep=args.sweep, processes=args.processes, data_later=args.data_later
+    ):
+        print(line)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 
 import torch
 
-from trainer.data.dataset import check_same_classes, check_training_crops, colour_of, open_dataset, training_order
+from trainer.data.dataset import (
+    Dataset,
+    check_same_classes,
+    check_training_crops,
+    colour_of,
+    open_dataset,
+    training_order,
+)
 from trainer.models import create_model
 from trainer.recipe import Recipe
 from trainer.sweep.plan import Entry
 
 
 def check_inputs(entries: list[Entry]) -> None:
-    """Open the data of each run, every file once, and build its network without memory for it.
+    """Look at the data and the network of each run; every file is opened once.
 
     Raises:
         UsageError: what the run itself would raise at its start, with the place of the entry.
@@ -22,14 +30,28 @@ def check_inputs(entries: list[Entry]) -> None:
     open_once = cache(open_dataset)
     for entry in entries:
         with entry.blamed():
-            train, val = open_once(entry.recipe.data.train), open_once(entry.recipe.data.val)
-            check_same_classes(val, train.classes, entry.recipe.data.train)
-            check_training_crops(entry.recipe, train)
-            training_order(entry.recipe, train)
-            colour_of(entry.recipe, train)
-            _check_network(entry.recipe, len(train.classes))
+            check_input(entry.recipe, open_once)
 
 
-def _check_network(recipe: Recipe, classes: int) -> None:
+def check_input(recipe: Recipe, open_: Callable[[str], Dataset] = open_dataset) -> None:
+    """Open the data of a run, and build its network without memory for it.
+
+    Raises:
+        UsageError: what the run itself would raise at its start.
+    """
+    train, val = open_(recipe.data.train), open_(recipe.data.val)
+    check_same_classes(val, train.classes, recipe.data.train)
+    check_training_crops(recipe, train)
+    training_order(recipe, train)
+    colour_of(recipe, train)
+    check_network(recipe, len(train.classes))
+
+
+def check_network(recipe: Recipe, classes: int) -> None:
+    """Build it on no device.
+
+    Raises:
+        UsageError: there is none of this name, or not with these options.
+    """
     with torch.device("meta"):
         create_model(num_classes=classes, **asdict(recipe.model))

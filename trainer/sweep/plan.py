@@ -40,8 +40,14 @@ class Entry:
     place: str
     """Where it is written, for errors: file and number."""
     recipe: Recipe
-    command: list[str]
-    """What starts it."""
+    launch: tuple[str, ...]
+    words: list[str]
+    """What `trainer train` is told: the recipe's path, and the changes."""
+
+    @property
+    def command(self) -> list[str]:
+        """What starts it."""
+        return [*self.launch, *self.words]
 
     @property
     def name(self) -> str:
@@ -117,7 +123,7 @@ def _entry(
     own = [f"name={name}"] if name is not None else []
     changes = [*for_all, *own, *_texts(content.get("set", []), f"{place}: set"), *overrides]
     with _blamed(place):
-        return Entry(place, load_recipe(path, changes), [*launch, path, *changes])
+        return Entry(place, load_recipe(path, changes), launch, [path, *changes])
 
 
 def _launch(value: Any, file: Path) -> tuple[str, ...]:
