@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from trainer.cgroup import cpu_quota, memory_room
+from trainer.cgroup import cpu_quota, memory_room, node_cores
 
 MIB = 2**20
 V2 = "35 23 0:30 {root} {mount} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -130,3 +133,13 @@ class TestContainers:
         machine.belongs_to("0::/")
         group(root, memory__max=5 * MIB, memory__current=0)
         assert memory_room(machine.process) == 5 * MIB
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+@pytest.mark.parametrize("by_accelerate", [False, True])
+def test_a_process_that_is_bound_next_to_its_gpu_counts_the_nodes_cores(by_accelerate: bool) -> None:
+    core = min(os.sched_getaffinity(0))
+    ask = f"import os; os.sched_setaffinity(0, {{{core}}}); from trainer.cgroup import node_cores; print(node_cores())"
+    variables = {**os.environ, "ACCELERATE_CPU_AFFINITY": "1" if by_accelerate else "0"}
+    said = subprocess.run([sys.executable, "-c", ask], env=variables, capture_output=True, text=True, check=True).stdout
+    assert float(said) == (node_cores() if by_accelerate else min(1, node_cores()))

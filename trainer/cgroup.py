@@ -6,6 +6,8 @@ Formats: cgroups(7), proc_pid_mountinfo(5), and the kernel's admin-guide/cgroup-
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,19 @@ PROCESS: Final = Path("/proc/self")
 
 _UNLIMITED: Final = 2**60
 """v1 has no word for no limit, but a number near 2**63."""
+
+
+def node_cores() -> float:
+    """Cores, or the time of them, that the processes of a node share.
+
+    A process that Accelerate bound to the cores next to its GPU tells by the launcher that started it.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = os.sched_getaffinity(0)
+    if os.environ.get("ACCELERATE_CPU_AFFINITY") == "1":
+        cores |= os.sched_getaffinity(os.getppid())
+    return min(len(cores), cpu_quota() or math.inf)
 
 
 def cpu_quota(process: Path = PROCESS) -> float | None:

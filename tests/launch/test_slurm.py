@@ -169,7 +169,8 @@ def test_a_chain_leads_from_images_to_a_publication(cluster: Cluster, tmp_path: 
     (tmp_path / "chain.yaml").write_text(
         f"runs: {tmp_path}/runs\n"
         "model: {name: resnet18}\n"
-        f"data: {{train: {tmp_path}/train.beton, val: {tmp_path}/val.beton, size: 32, min_side: 36, max_side: 64, threads: 1}}\n"
+        f"data: {{train: {tmp_path}/train.beton, val: {tmp_path}/val.beton, threads: 1,\n"
+        "       size: 32, min_side: 36, max_side: 64}\n"
         "optimizer: {global_batch: 16, micro_batch: 4, lr: 0.02}\n"
         "schedule: {budget: 3it, kind: constant}\n"
         "evaluation: {resize: 36, batch: 8}\n"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.cgroup import cpu_quota
+from trainer.cgroup import node_cores
 from trainer.data.ahead import Ahead
 from trainer.data.beton import Beton
 from trainer.data.crop_jobs import crop_jobs, explain_job, padding
@@ -162,8 +162,5 @@ class Loader:
 
 
 def default_threads() -> int:
-    """Cores that this process may use, a container's share of time counted as such, among the processes of its node."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota()
-    cores = cores if quota is None else min(cores, math.ceil(quota))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Cores of the node, a container's share of time counted as such, among its processes."""
+    return max(1, math.ceil(node_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from trainer.cgroup import cpu_quota, memory_room
+from trainer.cgroup import memory_room, node_cores
 from trainer.doctor.check import GIB, MIB, Check, guarded, ok, size, warn
 from trainer.recipe import Recipe
 
@@ -54,11 +54,6 @@ def data_bytes(recipe: Recipe | None, betons: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def usable_cores() -> float:
-    """Cores that this process may run on, or the time of them that its control group leaves it."""
-    return min(len(os.sched_getaffinity(0)), cpu_quota() or math.inf)
-
-
 def free_memory() -> int:
     """Bytes that can be had without swapping, by giving up cached files if need be: MemAvailable of the machine, or
     less where a control group limits it."""
@@ -74,7 +69,7 @@ def _cores(recipe: Recipe) -> Check:
     from trainer.data.loader import default_threads  # needs the C library, which may not be built
 
     threads = recipe.data.threads or default_threads()
-    return judge_cores(usable_cores(), os.cpu_count() or 1, threads, local_processes())
+    return judge_cores(node_cores(), os.cpu_count() or 1, threads, local_processes())
 
 
 def judge_cores(usable: float, cores: int, threads: int, processes: int) -> Check:
@@ -90,7 +85,7 @@ def judge_cores(usable: float, cores: int, threads: int, processes: int) -> Chec
 
 
 def _cpu_threads() -> Check:
-    return judge_cpu_threads(torch.get_num_threads(), local_processes(), usable_cores())
+    return judge_cpu_threads(torch.get_num_threads(), local_processes(), node_cores())
 
 
 def judge_cpu_threads(threads: int, processes: int, usable: float) -> Check:
