@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_preview(commands)
     _add_responses(commands)
     _add_sweep(commands)
+    _add_status(commands)
     _add_bench(commands)
     _add_doctor(commands)
     _add_job(commands)
@@ -213,6 +214,27 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sweep.set_defaults(run=_sweep)
 
 
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser(
+        "status",
+        help="how far runs are, and what became of them",
+        description="A table of runs: state, progress, speed, error, and why those that failed did. Reads files alone, "
+        "so it may be asked anywhere that the run folders can be seen.",
+    )
+    status.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        type=Path,
+        default=[Path("runs")],
+        help="run folders, or folders of run folders (default: runs)",
+    )
+    how = status.add_mutually_exclusive_group()
+    how.add_argument("--watch", action="store_true", help="redraw every two seconds, until Ctrl-C")
+    how.add_argument("--json", action="store_true", help="a list of objects, for scripts")
+    status.set_defaults(run=_status)
+
+
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = commands.add_parser("bench", help="how fast it is, beside others", description="Measure, side by side.")
     kinds = bench.add_subparsers(dest="kind", required=True, metavar="WHAT")
@@ -294,13 +316,21 @@ def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
 def _train(args: argparse.Namespace) -> int:
-    from trainer.recipe import load_recipe
     from trainer.stops import Stop, end_with_launcher
 
     end_with_launcher()
     stop = Stop()
     stop.listen()
-    recipe = load_recipe(args.recipe, args.overrides)
+    from trainer.attempt import refuse, repeat_end
+    from trainer.recipe import load_recipe
+
+    try:
+        recipe = load_recipe(args.recipe, args.overrides)
+    except UsageError as error:
+        refuse(args.recipe, error)
+        raise
+    if repeat_end(recipe.run_dir):
+        return 0
     stop.set_grace(recipe.trainer.stop_grace)
     stop.max_hours = recipe.trainer.max_hours
     from trainer.train import train
@@ -377,6 +407,13 @@ def _sweep(args: argparse.Namespace) -> int:
         print_table(args.file, args.overrides, args.out)
     else:
         sweep(args.file, args.overrides, args.out)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from trainer.status import show_status
+
+    show_status(args.runs, watch=args.watch, as_json=args.json)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
@@ -45,11 +45,21 @@ class Status:
     skipped: int = 0
     """Samples that did not decode, over all ranks."""
     activity: str = "starting"
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._first_samples = self.samples
 
     @property
     def epoch(self) -> float:
         """Epoch-equivalents seen."""
         return self.samples / IMAGENET_SAMPLES
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until the end of the budget, at the pace since this began; None before the first step."""
+        done = self.samples - self._first_samples
+        return (time.monotonic() - self.began) * (self.budget - self.samples) / done if done > 0 else None
 
 
 class RunConsole:
@@ -64,9 +74,7 @@ class RunConsole:
         self._title = title
         self._status = status
         self._seconds = seconds
-        self._began = time.monotonic()
-        self._first_samples = status.samples
-        self._last_line = self._began
+        self._last_line = time.monotonic()
         self._live = (
             Live(get_renderable=self._panel, console=self._console, refresh_per_second=4, transient=True)
             if shown and self._console.is_terminal
@@ -96,11 +104,8 @@ class RunConsole:
             self._live.stop()
 
     def _eta(self) -> str:
-        done = self._status.samples - self._first_samples
-        if done <= 0:
-            return "unknown"
-        remaining = self._status.budget - self._status.samples
-        return duration((time.monotonic() - self._began) * remaining / done)
+        eta = self._status.eta_seconds
+        return "unknown" if eta is None else duration(eta)
 
     def _fields(self) -> list[tuple[str, str]]:
         status = self._status
@@ -145,7 +150,7 @@ class RunConsole:
             right = entries[i + half] if i + half < len(entries) else ("", "")
             grid.add_row(left[0], Text(left[1], style="bold"), right[0], Text(right[1], style="bold"))
         bar = ProgressBar(total=self._status.budget, completed=self._status.samples)
-        elapsed = duration(time.monotonic() - self._began)
+        elapsed = duration(time.monotonic() - self._status.began)
         return Panel(
             Group(bar, Text(), grid),
             title=self._title,

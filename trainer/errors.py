@@ -53,6 +53,10 @@ class Preempted(Exception):
     exit_code = 85
 
 
+class NotBegun(Preempted):
+    """Asked to stop before the first step: by whom, and whether all processes were, is not known."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, again, while a run was stopping. The message says where it was and how to go on."""
 

@@ -63,19 +63,31 @@ class RunLock:
 def holder_of(run_dir: Path) -> str | None:
     """Who works in this run folder, on whatever node, for people; None if nobody does, or the file system cannot tell.
 
+    See `is_held` for how it is asked.
+    """
+    return _ask(run_dir)[1]
+
+
+def is_held(run_dir: Path) -> bool | None:
+    """Whether somebody works in this run folder, on whatever node; None if the file system cannot tell.
+
     Nothing is locked meanwhile, so no trainer that starts is refused for it. Not for a process that holds the lock: it
     would let go of it.
     """
+    return _ask(run_dir)[0]
+
+
+def _ask(run_dir: Path) -> tuple[bool | None, str | None]:
     wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         file = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return False, None
     try:
         in_its_way = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, wanted))[0]
-        return None if in_its_way == fcntl.F_UNLCK else _describe_holder(file)
+        return (False, None) if in_its_way == fcntl.F_UNLCK else (True, _describe_holder(file))
     except OSError:
-        return None
+        return None, None
     finally:
         os.close(file)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -12,21 +13,17 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from trainer.errors import UsageError
 from trainer.recipe import Recipe
 
+WORLD_SIZE: Final = "TRAINER_WORLD_SIZE"
+"""The variable in which a launch script says how many processes it starts, on all nodes together."""
+
 
 def start_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate as its launcher configured it, with the recipe's precision.
+    """Accelerate as its launcher configured it, with the recipe's precision, for training.
 
     Raises:
         UsageError: the launcher started fewer processes than it was asked for, the precision needs a GPU, or
             Accelerate's configuration contradicts the recipe.
     """
-    # On CPUs `accelerate launch --num_processes N` starts one process, and says nothing; this is how it shows.
-    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    if launched and "WORLD_SIZE" not in os.environ:
-        raise UsageError(
-            "accelerate launch was asked for several processes and started one, as it does on CPUs; "
-            "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
-        )
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
     deterministic = recipe.trainer.deterministic
@@ -39,11 +36,39 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.trainer.timeout))
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp, timeout])
+    accelerator = _join(mixed_precision=precision, kwargs_handlers=[ddp, timeout])
     if accelerator.gradient_accumulation_steps != 1:
         raise UsageError(
             "accelerate is configured for gradient accumulation, which is the recipe's business here "
             "(optimizer.micro_batch); set gradient_accumulation_steps to 1"
+        )
+    return accelerator
+
+
+def start_accelerator_in_fp32() -> Accelerator:
+    """Accelerate as its launcher configured it, for what is computed of a trained network.
+
+    Raises:
+        UsageError: the launcher started fewer processes than it was asked for.
+    """
+    return _join(mixed_precision="no")
+
+
+def _join(**options: Any) -> Accelerator:
+    # On CPUs `accelerate launch --num_processes N` starts one process, and says nothing; this is how it shows.
+    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if launched and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; "
+            "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
+        )
+    accelerator = Accelerator(**options)
+    asked = os.environ.get(WORLD_SIZE)
+    if asked is not None and asked != str(accelerator.num_processes):
+        raise UsageError(
+            f"{WORLD_SIZE} is {asked}, and this launch has {accelerator.num_processes} process(es); start {asked} that "
+            "know of each other (on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..., "
+            f"not --cpu), or unset {WORLD_SIZE}"
         )
     return accelerator
 

@@ -45,6 +45,7 @@ from trainer.data.readahead import reading_ahead
 from trainer.errors import RunError, UsageError
 from trainer.files import check_output
 from trainer.models import create_model
+from trainer.processes import start_accelerator_in_fp32
 from trainer.recipe import Recipe, recipe_from_dict
 from trainer.run_data import native_loader
 
@@ -204,7 +205,7 @@ def recalibrate_checkpoint(path: str, data_path: str, *, images: int | None = No
     data = open_dataset(data_path)
     check_same_classes(data, state["classes"], str(file))
     check_training_crops(recipe, data)
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = start_accelerator_in_fp32()
     with lost_contact("Start again"):
         _recalibrate_state(state, recipe, data, micro_batches_of(images, recipe), accelerator)
         if accelerator.is_main_process:

@@ -14,16 +14,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trainer.errors import RunError, UsageError
 from trainer.files import write_atomically
-from trainer.schedule import Drop
+
+if TYPE_CHECKING:
+    from trainer.schedule import Drop
 
 METRICS: Final = "metrics.jsonl"
 MILESTONES: Final = "milestones.json"
 EVALUATIONS: Final = "evaluations.jsonl"
 """One object a protocol that a checkpoint of the run was evaluated by."""
+_START: Final = b'{"kind": "start"'
 RESPONSES: Final = "responses.json"
 """The standard deviations of its layers' responses."""
 
@@ -99,6 +102,15 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
             lines = [kept for kept in lines if kept["samples"] <= line["samples"]]
         lines.append(line)
     return lines
+
+
+def count_starts(run_dir: Path) -> int:
+    """How often the run was begun, those that a resume superseded counted, too."""
+    try:
+        with open(run_dir / METRICS, "rb") as file:
+            return sum(line.startswith(_START) for line in file)
+    except OSError:
+        return 0
 
 
 def _tensorboard_writer(run_dir: Path, resumed_at: int) -> Any:

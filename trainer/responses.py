@@ -35,6 +35,7 @@ from trainer.data.order import Request, evaluation_ids
 from trainer.data.readahead import reading_ahead
 from trainer.errors import RunError, UsageError
 from trainer.files import check_output, write_atomically
+from trainer.processes import start_accelerator_in_fp32
 from trainer.record import RESPONSES
 from trainer.trained import Trained, load_trained
 
@@ -134,7 +135,7 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
         UsageError: checkpoint or data cannot be read, their classes differ, they have fewer images, the network has no
             3x3 layer, or nothing says where to write.
     """
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = start_accelerator_in_fp32()
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
     trained = load_trained(path)
     data = open_dataset(data_path)

@@ -17,7 +17,7 @@ import time
 from types import FrameType
 from typing import Final
 
-from trainer.errors import INTERRUPTED, Preempted
+from trainer.errors import INTERRUPTED, NotBegun, Preempted
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What schedulers, batch scripts and people send."""
@@ -113,7 +113,7 @@ class Stop:
         if not self._cause:
             self._cause, self._asked = number, now
             if not self._in_loop:
-                raise Preempted(f"stopped by {describe(number)} before the first step; the same command goes on")
+                raise NotBegun(f"stopped by {describe(number)} before the first step; the same command goes on")
         elif self._is_second_press(number, now - self._asked):
             raise KeyboardInterrupt
 

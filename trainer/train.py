@@ -24,6 +24,7 @@ from accelerate.utils import set_seed
 
 from trainer import checkpoint
 from trainer.agreement import Agreement, lost_contact
+from trainer.attempt import Attempt
 from trainer.batch_norm import set_momentum
 from trainer.console import RunConsole, Status
 from trainer.data.dataset import read_ahead
@@ -70,15 +71,20 @@ def train(recipe: Recipe, stop: Stop | None = None) -> None:
         Preempted: it was asked to stop, and saved.
     """
     stop = stop or Stop()
-    accelerator = start_accelerator(recipe)
-    try:
-        with lost_contact():
-            Run(recipe, accelerator, stop).train()
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"out of GPU memory with micro-batches of {recipe.optimizer.micro_batch} and evaluation batches of "
-            f"{recipe.evaluation.batch}; lower optimizer.micro_batch or evaluation.batch"
-        ) from error
+    with Attempt(recipe.run_dir) as attempt:
+        accelerator = start_accelerator(recipe)
+        try:
+            with lost_contact():
+                run = Run(recipe, accelerator, stop)
+                attempt.begin(run.status, run.world_size, accelerator.device.type)
+                run.train()
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"out of GPU memory with micro-batches of {recipe.optimizer.micro_batch} and evaluation batches of "
+                f"{recipe.evaluation.batch}; lower optimizer.micro_batch or evaluation.batch"
+            ) from error
+    if run.opened.lock is not None:
+        run.opened.lock.release()
     # Not after an error: leaving the process group could wait for a rank that waits for this one. The process ends,
     # and the launcher ends the others.
     stop.end()
@@ -168,8 +174,6 @@ class Run:
             skipped = f"; {self.skipped:,} samples did not decode and were replaced" if self.skipped else ""
             self.console.message(f"finished: {recipe.run_dir}{skipped}")
         self.agreement.wait()  # or a launcher would end the main process, which still writes, with the first to leave
-        if self.opened.lock is not None:
-            self.opened.lock.release()
 
     def _loop(self) -> None:
         # What a stop kept from being validated, before it goes on as if there had been none.

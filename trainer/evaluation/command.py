@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -27,6 +26,7 @@ from trainer.evaluation.options import Options
 from trainer.evaluation.predictions import write_predictions
 from trainer.evaluation.protocols import CENTER, TITLES, Protocol, all_cuts
 from trainer.files import append, check_output
+from trainer.processes import start_accelerator_in_fp32
 from trainer.record import EVALUATIONS
 from trainer.report.paper import VALIDATION_IMAGES, family, published
 from trainer.trained import Trained, load_trained
@@ -59,7 +59,7 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
         scores = 4 * len(data.beton) * len(first.classes) * len(protocols)  # bytes of float32
         check_output(options.predictions, "--predictions", size=scores)
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = start_accelerator_in_fp32()
     networks = [_on_device(one, accelerator.device) for one in trained]
     loader = CutLoader(data.beton, all_cuts(protocols), size, accelerator.device, threads=first.recipe.data.threads)
     share = Share(accelerator.process_index, accelerator.num_processes)
