@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Final
 
 import torch
 
-from trainer.cgroup import cpu_quota, memory_room
+from trainer.cgroup import cpu_quota, free_memory
 from trainer.doctor.check import GIB, MIB, Check, guarded, ok, size, warn
 from trainer.recipe import Recipe
 
@@ -57,17 +56,6 @@ def data_bytes(recipe: Recipe | None, betons: Sequence[Path]) -> int:
 def usable_cores() -> float:
     """Cores that this process may run on, or the time of them that its control group leaves it."""
     return min(len(os.sched_getaffinity(0)), cpu_quota() or math.inf)
-
-
-def free_memory() -> int:
-    """Bytes that can be had without swapping, by giving up cached files if need be: MemAvailable of the machine, or
-    less where a control group limits it."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError("/proc/meminfo has no MemAvailable")
-    room = memory_room()
-    available = int(found[1]) * 1024
-    return available if room is None else min(available, room)
 
 
 def _cores(recipe: Recipe) -> Check:
