@@ -29,8 +29,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 STAGE = """
 import sys
-from trainer.staging import copying, hold
-copying.BLOCK, copying.THREADS, hold.POLL_SECONDS = int(sys.argv.pop(1)), 1, 0.01
+from trainer.staging import copying, holding
+copying.BLOCK, holding.POLL_SECONDS = int(sys.argv.pop(1)), 0.01
 from trainer.__main__ import main
 sys.exit(main(["stage", *sys.argv[1:]]))
 """

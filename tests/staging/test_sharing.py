@@ -13,7 +13,7 @@ from tests.faults.trainers import until
 from tests.samples import PYTHON, REPOSITORY, smooth_image, write_beton
 from tests.staging.conftest import Start, await_partial, make_beton
 from trainer.staging.folder import PARTIAL, CopyFolder, unused_copies
-from trainer.staging.hold import hold
+from trainer.staging.holding import hold
 from trainer.staging.room import is_memory, room
 from trainer.staging.source import Source
 
@@ -56,7 +56,7 @@ def test_one_that_waits_for_a_process_that_is_killed_copies_itself(sound: Path, 
 COME_AND_GO = """
 import sys
 from pathlib import Path
-from trainer.staging import hold as module
+from trainer.staging import holding as module
 from trainer.staging.source import Source
 module.POLL_SECONDS = 0.0005
 source, folder = Source.of(Path(sys.argv[1])), Path(sys.argv[2])

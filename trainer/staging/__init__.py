@@ -19,7 +19,7 @@ from typing import Final
 from trainer.errors import Preempted, UsageError, did_you_mean
 from trainer.launcher import Launcher
 from trainer.staging.folder import CopyFolder
-from trainer.staging.hold import NotStaged, hold
+from trainer.staging.holding import NotStaged, hold
 from trainer.staging.progress import say
 from trainer.staging.room import is_memory
 from trainer.staging.source import Source
