@@ -29,6 +29,7 @@ from trainer.data.manifest import (
     load_mean_image,
     manifest_path,
     page_region,
+    parts,
 )
 from trainer.errors import RunError, UsageError
 from trainer.jpeg import DecodeError, decode
@@ -131,24 +132,18 @@ def _regions(fd: int, beton: Beton | None, manifest: Manifest | None) -> tuple[l
     """The whole file, in parts, and a line if it is too short or too long."""
     length = os.fstat(fd).st_size
     problems: list[str] = []
-    checksums: list[str | None]
+    rows: list[tuple[str, int, int, str]] | list[tuple[str, int, int, None]]
     if manifest is None:
-        starts = list(range(0, length, STRIDE))
-        names, checksums = [""] * len(starts), [None] * len(starts)
+        rows = [("", start, min(start + STRIDE, length), None) for start in range(0, length, STRIDE)]
     else:
-        sums = manifest.checksums
         first_page, table = _page_region(fd, length, manifest)
         stated = table + manifest.num_samples * ALLOCATION_DTYPE.itemsize
         if stated != length:
             problems.append(f"the file has {length} bytes, it should have {stated}")
             length = max(length, stated)
-        starts = [0, *(first_page + i * sums.page_size for i in range(len(sums.pages))), table]
-        names = ["head", *(f"page {i} of {len(sums.pages)}" for i in range(len(sums.pages))), "tail"]
-        checksums = [sums.head, *sums.pages, sums.tail]
-    ends = [*starts[1:], length]
-    groups = _samples_by_region(beton, starts)
-    rows = zip(names, starts, ends, checksums, groups, strict=True)
-    return [_Region(*row) for row in rows], problems
+        rows = parts(manifest.checksums, first_page, table, length)
+    groups = _samples_by_region(beton, [start for _, start, _, _ in rows])
+    return [_Region(*row, group) for row, group in zip(rows, groups, strict=True)], problems
 
 
 def _page_region(fd: int, length: int, manifest: Manifest) -> tuple[int, int]:

@@ -246,7 +246,7 @@ run_here() {
     set_environment "$gpus"
     if [[ $stage != none ]]; then
         mapfile -t staged <<<"${files:-$(data_files)}"
-        if [[ $stage == copy ]]; then : "${scratch:=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/imagenet-trainer}"; else : "${scratch:=/dev/shm/imagenet-trainer}"; fi
+        if [[ $stage == copy ]]; then : "${scratch:=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}"; else : "${scratch:=/dev/shm}"; fi
         command+=("data.train={0}" "data.val={1}")
     fi
     choose_line "$gpus"

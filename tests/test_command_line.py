@@ -11,7 +11,10 @@ from trainer.__main__ import parse
 from trainer.errors import UsageError
 from trainer.evaluation.options import Options, parse_options
 
-COMMANDS = ("train", "evaluate", "recalibrate", "report", "publish", "preview", "responses", "sweep", "bench", "doctor")
+COMMANDS = (
+    *("train", "evaluate", "recalibrate", "report", "publish", "preview", "responses", "sweep", "bench", "doctor"),
+    "stage",
+)
 
 
 @pytest.mark.parametrize(

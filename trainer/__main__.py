@@ -64,13 +64,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_doctor(commands)
     _add_job(commands)
+    _add_stage(commands)
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `key=value` may stand anywhere in it (argparse takes them only before the first option)."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if words[:1] == ["stage"] and "--" in words else len(words)
+    args, rest = parser.parse_known_args(words[:end])
+    if args.command == "stage":
+        args.words = words[end + 1 :]
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -314,6 +319,30 @@ def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     job.set_defaults(run=_job)
 
 
+def _add_stage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    stage = commands.add_parser(
+        "stage",
+        usage="%(prog)s FILE.beton ... --to FOLDER [--how copy|mmap-shared] -- COMMAND ...",
+        help="a command, with its betons copied to this node's own disk or memory",
+        description="Copy each FILE.beton, with what lies beside it, to FOLDER, verify it, and run COMMAND, in which "
+        "{0} stands for the first file, {1} for the second, ... The copies are shared with other jobs on this node, "
+        "and the last one removes them. A file that does not fit is read where it is. Ends with COMMAND's status.",
+        epilog="example: python -m trainer stage data/train.beton data/val.beton --to /scratch -- accelerate launch "
+        "-m trainer train RECIPE data.train={0} data.val={1}",
+    )
+    stage.add_argument("files", metavar="FILE.beton", nargs="+", type=Path, help="the files to copy")
+    stage.add_argument(
+        "--to", metavar="FOLDER", type=Path, help="on a local file system (default of mmap-shared: /dev/shm)"
+    )
+    stage.add_argument(
+        "--how",
+        default="copy",
+        metavar="copy|mmap-shared",
+        help="mmap-shared: FOLDER is in memory, and all processes of the node map the one copy (default: %(default)s)",
+    )
+    stage.set_defaults(run=_stage)
+
+
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
 def _train(args: argparse.Namespace) -> int:
     from trainer.stops import Stop, end_with_launcher
@@ -454,6 +483,12 @@ def _job(args: argparse.Namespace) -> int:
     ):
         print(line)
     return 0
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from trainer.staging import stage
+
+    return stage(args.files, args.to, args.how, args.words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,6 +61,17 @@ def memory_room(process: Path = PROCESS) -> int | None:
     return min(rooms, default=None)
 
 
+def free_memory() -> int:
+    """Bytes that can be had without swapping, by giving up cached files if need be: MemAvailable of the machine, or
+    less where a control group limits it."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError("/proc/meminfo has no MemAvailable")
+    room = memory_room()
+    available = int(found[1]) * 1024
+    return available if room is None else min(available, room)
+
+
 def _cached_files(statistics: str) -> int:
     """Bytes of the page cache in a memory.stat. v1 has lines of the group alone, and total_ ones with those below."""
     values = {key: int(value) for key, value in re.findall(r"^(\w+) (\d+)$", statistics, re.MULTILINE)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import timedelta
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
     # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
+    # torch would have another argument, which Accelerate does not pass on.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.trainer.timeout))
     precision = "no" if recipe.precision == "fp32" else recipe.precision

@@ -132,6 +132,20 @@ def page_region(length: int, num_samples: int, num_pages: int, page_size: int) -
     return align_up(table, page_size) - num_pages * page_size, table
 
 
+def parts(checksums: Checksums, first_page: int, table: int, length: int) -> list[tuple[str, int, int, str]]:
+    """The whole file in the order of its bytes: name, start, end and checksum of the head, each page and the tail.
+
+    Args:
+        first_page, table: as of `page_region`.
+        length: of the file, in bytes.
+    """
+    count, size = len(checksums.pages), checksums.page_size
+    starts = [0, *(first_page + i * size for i in range(count)), table]
+    names = ["head", *(f"page {i} of {count}" for i in range(count)), "tail"]
+    sums = [checksums.head, *checksums.pages, checksums.tail]
+    return list(zip(names, starts, [*starts[1:], length], sums, strict=True))
+
+
 def load_manifest(beton: str | Path) -> Manifest | None:
     """Read the manifest beside `beton`; None when there is none (a beton written by stock FFCV).
 

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from trainer.cgroup import free_memory
 from trainer.data.beton import Beton
 from trainer.data.dataset import (
     Dataset,
@@ -26,7 +27,7 @@ from trainer.data.manifest import manifest_path
 from trainer.data.order import Request
 from trainer.doctor.check import Check, fail, ok, reason, size, unseen, warn
 from trainer.doctor.disk import Rate, judge_disk, read_rate
-from trainer.doctor.machine import free_memory, local_processes
+from trainer.doctor.machine import local_processes
 from trainer.errors import RunError, UsageError
 from trainer.recipe import Recipe
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Final
 
 import torch
 
-from trainer.cgroup import memory_room, node_cores
+from trainer.cgroup import free_memory, node_cores
 from trainer.doctor.check import GIB, MIB, Check, guarded, ok, size, warn
 from trainer.recipe import Recipe
 
@@ -52,17 +51,6 @@ def data_bytes(recipe: Recipe | None, betons: Sequence[Path]) -> int:
     named = [Path(recipe.data.train), Path(recipe.data.val)] if recipe else []
     files = {path.resolve() for path in [*named, *betons] if path.is_file()}
     return sum(path.stat().st_size for path in files)
-
-
-def free_memory() -> int:
-    """Bytes that can be had without swapping, by giving up cached files if need be: MemAvailable of the machine, or
-    less where a control group limits it."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError("/proc/meminfo has no MemAvailable")
-    room = memory_room()
-    available = int(found[1]) * 1024
-    return available if room is None else min(available, room)
 
 
 def _cores(recipe: Recipe) -> Check:

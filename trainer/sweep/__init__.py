@@ -16,7 +16,7 @@ from rich.text import Text
 
 from trainer.errors import INTERRUPTED, Interrupted, Preempted, RunError, UsageError
 from trainer.files import check_output
-from trainer.sweep.launcher import Launcher, check_command, describe_status
+from trainer.launcher import Launcher, check_command, describe_status
 from trainer.sweep.plan import Entry, load_plan
 from trainer.sweep.progress import Progress, check_begun, look
 from trainer.sweep.table import write_table

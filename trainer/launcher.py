@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -41,17 +42,21 @@ def describe_status(status: int) -> str:
 class Launcher:
     """A context manager: within it a signal does not end this process, but the command, which may save first.
 
+    Args:
+        signals: those that are handed on.
+
     Attributes:
         signal: the first one that came, 0 for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
         self.signal = 0
+        self._signals = signals
         self._process: subprocess.Popen[bytes] | None = None
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Launcher:
-        self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in self._signals}
         return self
 
     def __exit__(
@@ -60,18 +65,24 @@ class Launcher:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def run(self, command: list[str]) -> int:
+    def run(self, command: list[str], descriptors: Sequence[int] = ()) -> int:
         """Wait for `command`, which writes to this terminal, and return its exit status, negative for a signal.
 
         Where it did not end well, also for the processes that it leaves behind: what is next needs their memory. If
         this process is killed, the command is asked to stop (on Linux).
+
+        Args:
+            descriptors: open files that the command inherits.
 
         Raises:
             RunError: it cannot be started.
         """
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, preexec_fn=partial(_begin_group, os.getpid())
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+                preexec_fn=partial(_begin_group, os.getpid()),
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise RunError(f"{command[0]}: cannot be started: {error}") from error

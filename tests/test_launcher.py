@@ -12,11 +12,11 @@ import pytest
 from tests.faults.trainers import until
 from tests.samples import PYTHON, REPOSITORY
 from trainer.errors import RunError, UsageError
-from trainer.sweep.launcher import Launcher, check_command, describe_status
+from trainer.launcher import Launcher, check_command, describe_status
 
 STATUS_OF_COMMAND = """
 import sys
-from trainer.sweep.launcher import Launcher
+from trainer.launcher import Launcher
 with Launcher() as launcher:
     status = launcher.run(sys.argv[1:])
 print("status", status, "signal", launcher.signal)
