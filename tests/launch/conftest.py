@@ -20,7 +20,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(reason)
     # A process under `make test` has the virtual environment's Python, not its PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+    with tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True) as folder:
         made = Cluster(Path(folder))
         made.environment = {"PATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         try:
