@@ -11,7 +11,19 @@ from trainer.__main__ import parse
 from trainer.errors import UsageError
 from trainer.evaluation.options import Options, parse_options
 
-COMMANDS = ("train", "evaluate", "recalibrate", "report", "publish", "preview", "responses", "sweep", "bench", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "recalibrate",
+    "report",
+    "publish",
+    "preview",
+    "responses",
+    "sweep",
+    "status",
+    "bench",
+    "doctor",
+)
 
 
 @pytest.mark.parametrize(
