@@ -12,8 +12,8 @@ from trainer.errors import UsageError
 from trainer.evaluation.options import Options, parse_options
 
 COMMANDS = (
-    *("train", "evaluate", "recalibrate", "report", "publish", "preview", "responses", "sweep", "bench", "doctor"),
-    "stage",
+    *("train", "evaluate", "recalibrate", "report", "publish", "preview", "responses", "sweep", "status", "bench"),
+    *("doctor", "job", "stage"),
 )
 
 

@@ -95,6 +95,8 @@ class Trainers:
     data: Path
     runs: Path
     started: list[Trainer] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Of the environment, beside what the launcher tells."""
 
     def start(self, name: str, *overrides: str, world_size: int = 1) -> Trainer:
         recipe = self.runs / "tiny.yaml"
@@ -108,7 +110,8 @@ class Trainers:
         port = free_port()
         for rank in range(world_size):
             output = self.runs / f"{name}.{len(self.started)}.{rank}.txt"
-            process = CONTEXT.Process(target=run, args=(arguments, output, environment(rank, world_size, port)))
+            variables = {**environment(rank, world_size, port), **self.variables}
+            process = CONTEXT.Process(target=run, args=(arguments, output, variables))
             process.start()
             trainer.ranks.append(process)
             trainer.outputs.append(output)

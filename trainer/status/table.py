@@ -63,7 +63,7 @@ def _fitting_table(runs: list[Look], console: Console) -> Table:
 
 def _table(runs: list[Look], columns: list[Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run", overflow="fold", max_width=NAME_WIDTH)
+    table.add_column("run", overflow="fold", min_width=8, max_width=NAME_WIDTH)
     for column in columns:
         table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
     for run in runs:
