@@ -1,8 +1,8 @@
 """A beton copied and verified in one pass.
 
-Each part is read in blocks that stay in the processor's cache while they are summed and written, and its sum is compared
-with the manifest's. Where there is no manifest nothing says what the bytes should be, so the copy is read again and
-compared with what was read before.
+Each part is read in blocks that stay in the processor's cache while they are summed and written, and its sum is
+compared with the manifest's. Where there is no manifest nothing says what the bytes should be, so the copy is read
+again and compared with what was read before.
 
 One thread: several were slower, as the kernel then sees no sequence to read ahead of, and asking for more by hand was,
 too. The kernel is told to forget what was read of the source, which nobody reads again, and to begin to write the copy
