@@ -60,7 +60,7 @@ from trainer.staging import holding as module
 from trainer.staging.source import Source
 module.POLL_SECONDS = 0.0005
 source, folder = Source.of(Path(sys.argv[1])), Path(sys.argv[2])
-for _ in range(60):
+for _ in range(30):
     copy = module.hold(source, folder)
     assert copy.is_whole(source)
     copy.leave()

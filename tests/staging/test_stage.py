@@ -106,7 +106,7 @@ class TestTheCommand:
         assert stage([sound], folder, "copy", ["sh", "-c", f"{script} # {{0}}"]) == status
         assert not os.listdir(folder)
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
     def test_gets_the_signals(self, sound: Path, folder: Path, start: Start, number: signal.Signals) -> None:
         script = f'trap "exit 9" TERM INT USR1 HUP; touch {folder}/running; while :; do sleep 0.02; done'
         process = start(1 << 20, sound, "--to", folder, "--", "sh", "-c", f"{script} # {{0}}")
@@ -236,7 +236,7 @@ class TestWhereThereIsNoRoom:
 
 
 class TestWhenItIsStopped:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
     def test_while_copying_it_says_so_and_leaves_nothing(
         self, sound: Path, folder: Path, start: Start, number: signal.Signals
     ) -> None:

@@ -36,8 +36,9 @@ _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(\d+)\}")
 def stage(files: Sequence[Path], to: Path | None, how: str, command: Sequence[str]) -> int:
     """Run `command` with copies of the betons `files`; they are removed behind it, unless others use them still.
 
-    Signals of `trainer.stops` and SIGHUP are handed on to the command; where the copies are still being made, they end
-    that.
+    The command is started by `trainer.launcher`: it reads nothing from the terminal, gets the signals of
+    `trainer.stops` and SIGHUP, and is asked to stop if this process is killed. Signals that come while copies are made
+    end that.
 
     Args:
         to: a folder of a local file system; None for shared memory, where that is asked for.
