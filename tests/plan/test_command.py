@@ -16,18 +16,17 @@ from tests.samples import jpeg, smooth_image, write_beton
 from tests.small import begin_anew
 from trainer.__main__ import main, parse
 from trainer.bench.step import bench_step
-from trainer.plan.cost import NetworkCost
 from trainer.plan.saved import LoaderFigure, StepFigure, device_key, load_saved, save_loader, save_step
+from trainer.plan.speed import resnet50
 
 CPU = [RECIPE, *ABSENT, "--gpu", "cpu", "precision=fp32"]
 NODE = [RECIPE, *ABSENT, "--gpus-per-node", "8", "--gpu", "h100"]
 
 
 def figure(**values: Any) -> StepFigure:
-    network = NetworkCost(macs=4_089_184_256, activations=10_588_136, layers=107, parameters=25_557_032)
     usual = {"name": "H100", "date": "2026-01-01", "torch": "2.9", "model": "resnet50", "size": 224, "micro_batch": 100}
     usual |= {"threads": 1, "seconds": 0.02, "seconds_of_one": 0.01, "seconds_of_optimizer": 0.001}
-    return StepFigure(**(usual | {"network": network} | values))  # type: ignore[arg-type]
+    return StepFigure(**(usual | {"network": resnet50()} | values))  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

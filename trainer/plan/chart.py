@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ LOOKS: Final = {
 """Colour and dashes of a resource's ceiling."""
 
 ROOM: Final = 30.0
-"""Ceilings of more than so many times the run's rate are left out: they are far from limiting it."""
+"""Ceilings that are always above so many times the run's rate are left out: they are far from limiting it."""
 
 STYLE: Final[Any] = {
     "font.size": 10.5,
@@ -65,9 +66,8 @@ def _draw(axes: Axes, curve: Sequence[Point]) -> None:
     worlds = [point.world for point in curve]
     rates = [point.estimate.images_per_s for point in curve]
     for name, (colour, dashes) in LOOKS.items():
-        there = [(point.world, point.estimate.ceilings.get(name), point.estimate.images_per_s) for point in curve]
-        shown = [(world, rate) for world, rate, reached in there if rate is not None and rate < ROOM * reached]
-        if shown:
+        shown = [(point.world, point.estimate.ceilings[name]) for point in curve if name in point.estimate.ceilings]
+        if any(point.estimate.ceilings.get(name, math.inf) < ROOM * point.estimate.images_per_s for point in curve):
             axes.plot(*zip(*shown, strict=True), color=colour, linestyle=dashes, linewidth=1.5, label=f"{name} allows")
     axes.plot(worlds, [rates[0] * world / worlds[0] for world in worlds], "--", color="#777777", linewidth=1)
     axes.plot([], [], "--", color="#777777", linewidth=1, label="one device's rate, times devices")
