@@ -13,7 +13,7 @@ from trainer.evaluation.options import Options, parse_options
 
 COMMANDS = (
     *("train", "evaluate", "recalibrate", "report", "publish", "preview", "responses", "sweep", "status", "bench"),
-    *("doctor", "job", "stage"),
+    *("doctor", "job", "stage", "plan"),
 )
 
 

@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_job(commands)
     _add_stage(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -268,6 +269,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="of ffcv, ffcv+ours, torchvision, torchvision-io, dali, tensorflow, or '' for none (default: all)",
     )
     loader.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
+    _add_save(loader)
     loader.set_defaults(run=_bench_loader)
 
     evaluation = kinds.add_parser(
@@ -284,6 +286,29 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluation.add_argument("--batch", type=int, default=256, metavar="N", help="crops a batch (default: %(default)s)")
     evaluation.add_argument("--repeats", type=int, default=3, metavar="N", help="timed pairs (default: %(default)s)")
     evaluation.set_defaults(run=_bench_evaluation)
+
+    step = kinds.add_parser(
+        "step",
+        help="a recipe's training step on this device",
+        description="Time forward, backward and the optimizer of RECIPE's network at its micro-batch and precision, "
+        "on batches that lie on the device already. No data are needed.",
+    )
+    step.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the folder of a run")
+    step.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the recipe's")
+    step.add_argument("--repeats", type=int, default=7, metavar="N", help="timed repetitions (default: %(default)s)")
+    _add_save(step)
+    step.set_defaults(run=_bench_step)
+
+
+def _add_save(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--save",
+        nargs="?",
+        type=Path,
+        const=Path("plan.yaml"),
+        metavar="FILE",
+        help="keep the figures for `trainer plan` (default, without FILE: plan.yaml)",
+    )
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -341,6 +366,39 @@ def _add_stage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="mmap-shared: FOLDER is in memory, and all processes of the node map the one copy (default: %(default)s)",
     )
     stage.set_defaults(run=_stage)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="on paper, what limits a run on some GPUs, and how long it takes",
+        description="Compute, from published figures or your own (trainer bench step --save), what images/s each "
+        "resource would sustain, which one limits RECIPE, how long it takes and what would help. Runs nothing.",
+    )
+    plan.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the folder of a run")
+    plan.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the recipe's")
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
+    plan.add_argument(
+        "--gpus-per-node", type=int, default=1, metavar="G", help="or processes, on CPUs (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--gpu",
+        required=True,
+        metavar="NAME",
+        help="v100, a100, h100, h200, rtx3090, rtx4090, rtx6000ada, l40s, cpu, or one that you measured",
+    )
+    plan.add_argument("--cores", type=int, metavar="C", help="CPU cores of a node (default: 8 a GPU)")
+    plan.add_argument(
+        "--storage-gbps", type=float, metavar="X", help="Gbit/s that all nodes together read (default: not counted)"
+    )
+    plan.add_argument("--network-gbps", type=float, metavar="X", help="Gbit/s of a node to others (default: 100)")
+    plan.add_argument("--memory-gb", type=float, metavar="X", help="memory of a node, GB (default: 256)")
+    plan.add_argument(
+        "--constants", type=Path, metavar="FILE", help="your own figures (default: plan.yaml, if it is there)"
+    )
+    plan.add_argument("--out", type=Path, metavar="CURVE.png", help="draw images/s of 1 to 1024 GPUs")
+    plan.add_argument("--json", action="store_true", dest="as_json", help="print everything as JSON")
+    plan.set_defaults(run=_plan)
 
 
 # The commands import what they need themselves, so that --help and usage errors do not wait for torch.
@@ -459,6 +517,7 @@ def _bench_loader(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         peers=parse_peers(args.peers),
         json=args.json,
+        save=args.save,
     )
     return bench_loader(options)
 
@@ -467,6 +526,21 @@ def _bench_evaluation(args: argparse.Namespace) -> int:
     from trainer.bench.evaluation import Options, bench_evaluation
 
     return bench_evaluation(Options(args.beton, args.model, args.protocol, args.images, args.batch, args.repeats))
+
+
+def _bench_step(args: argparse.Namespace) -> int:
+    from trainer.bench.step import bench_step
+
+    return bench_step(args.recipe, args.overrides, args.repeats, args.save)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from trainer.plan import Options, plan
+
+    plan(args.recipe, args.overrides, Options(**{entry.name: getattr(args, entry.name) for entry in fields(Options)}))
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

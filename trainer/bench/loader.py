@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,16 @@ from trainer.bench.messages import Task
 from trainer.bench.peers import OURS, PEERS, Peer
 from trainer.bench.process import LoaderProcess
 from trainer.bench.resources import describe_machine
-from trainer.bench.results import Result, find, other_work, to_json
+from trainer.bench.results import Result, find, other_work, spread, to_json
 from trainer.bench.table import print_table
 from trainer.bench.work import CROPS, CropKind, Work
 from trainer.console import table_console
 from trainer.data.beton import MODE_JPEG, Beton
+from trainer.data.dataset import open_dataset
 from trainer.errors import RunError, UsageError, did_you_mean
 from trainer.files import check_output, write_atomically
+from trainer.plan.saved import LoaderFigure, save_loader
+from trainer.plan.work import images_of, table_rate
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Options:
     repeats: int = 5
     peers: tuple[str, ...] = tuple(peer.name for peer in PEERS)
     json: Path | None = None
+    save: Path | None = None
+    """Where our rate goes, for `trainer plan`."""
 
 
 def parse_workers(text: str) -> tuple[int, ...]:
@@ -90,7 +96,24 @@ def bench_loader(options: Options) -> int:
         chart = options.json.with_suffix(".png")
         draw_chart(results, work, machine, chart)
         console.print(f"written: {options.json}, {chart}", markup=False, highlight=False, soft_wrap=True)
+    if options.save is not None:
+        save_rate(options.save, results, work, machine["cpu"])
+        console.print(f"saved: {options.save}", markup=False, highlight=False, soft_wrap=True)
     return 1 if any(result.failed for result in results) else 0
+
+
+def save_rate(path: Path, results: list[Result], work: Work, cpu: str) -> None:
+    """Keep what our loader made of a core, with the fewest workers measured.
+
+    Raises:
+        RunError: it has no figures.
+    """
+    ours = next((result for result in results if result.peer is OURS and result.epochs), None)
+    rate = spread(ours.cpu_rates) if ours else None
+    if rate is None:
+        raise RunError("our loader has no figures to save")
+    expected = table_rate(images_of(open_dataset(work.beton)), work.policy())
+    save_loader(path, LoaderFigure(cpu, date.today().isoformat(), work.crop, work.size, rate.median, expected))
 
 
 def measure(options: Options, work: Work, console: Console) -> list[Result]:
@@ -167,6 +190,8 @@ def _check(options: Options) -> None:
             raise UsageError(f"--json {options.json}: must end in .json (the chart beside it ends in .png)")
         for file in (options.json, options.json.with_suffix(".png")):
             check_output(file, "--json")
+    if options.save is not None:
+        check_output(options.save, "--save")
     beton = Beton(options.beton)
     pixels = int(np.count_nonzero(beton.modes != MODE_JPEG))
     if pixels:
