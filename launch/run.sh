@@ -247,7 +247,6 @@ run_here() {
     if [[ $stage != none ]]; then
         mapfile -t staged <<<"${files:-$(data_files)}"
         if [[ $stage == copy ]]; then : "${scratch:=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}"; else : "${scratch:=/dev/shm}"; fi
-        command+=("data.train={0}" "data.val={1}")
     fi
     choose_line "$gpus"
     say "$(hostname): $(environment_words) $(shell_line "${line[@]}")"

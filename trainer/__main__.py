@@ -349,11 +349,12 @@ def _add_stage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "stage",
         usage="%(prog)s FILE.beton ... --to FOLDER [--how copy|mmap-shared] -- COMMAND ...",
         help="a command, with its betons copied to this node's own disk or memory",
-        description="Copy each FILE.beton, with what lies beside it, to FOLDER, verify it, and run COMMAND, in which "
-        "{0} stands for the first file, {1} for the second, ... The copies are shared with other jobs on this node, "
-        "and the last one removes them. A file that does not fit is read where it is. Ends with COMMAND's status.",
+        description="Copy each FILE.beton, with what lies beside it, to FOLDER, verify it, and run COMMAND. A command "
+        "of the trainer reads the copies wherever it is told to read the files; in the words of another one {0} stands "
+        "for the first file's copy, {1} for the second's. The copies are shared with your other jobs on this node, and "
+        "the last one removes them. A file that does not fit is read where it is. Ends with COMMAND's status.",
         epilog="example: python -m trainer stage data/train.beton data/val.beton --to /scratch -- accelerate launch "
-        "-m trainer train RECIPE data.train={0} data.val={1}",
+        "-m trainer train RECIPE",
     )
     stage.add_argument("files", metavar="FILE.beton", nargs="+", type=Path, help="the files to copy")
     stage.add_argument(

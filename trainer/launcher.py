@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -65,7 +65,9 @@ class Launcher:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def run(self, command: list[str], descriptors: Sequence[int] = ()) -> int:
+    def run(
+        self, command: list[str], descriptors: Sequence[int] = (), variables: Mapping[str, str] | None = None
+    ) -> int:
         """Wait for `command`, which writes to this terminal, and return its exit status, negative for a signal.
 
         Where it did not end well, also for the processes that it leaves behind: what is next needs their memory. If
@@ -73,6 +75,7 @@ class Launcher:
 
         Args:
             descriptors: open files that the command inherits.
+            variables: of its environment, beside this process's.
 
         Raises:
             RunError: it cannot be started.
@@ -82,6 +85,7 @@ class Launcher:
                 command,
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
+                env={**os.environ, **(variables or {})},
                 preexec_fn=partial(_begin_group, os.getpid()),
             )
         except (OSError, subprocess.SubprocessError) as error:

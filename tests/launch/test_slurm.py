@@ -58,8 +58,10 @@ def test_two_nodes_give_the_losses_of_one_process(cluster: Cluster, recipe: Path
     losses = [[line["loss"] for line in lines(run, "train")] for run in (alone, undisturbed)]
     assert len(losses[0]) == STEPS
     assert losses[0] == losses[1]
-    for name, value in weights(alone).items():  # running statistics are averaged over ranks
-        torch.testing.assert_close(weights(undisturbed)[name], value, rtol=1e-5, atol=1e-6)
+    ours, theirs = weights(undisturbed), weights(alone)
+    learnt = [name for name in theirs if name.endswith((".weight", ".bias"))]  # running statistics are of the ranks
+    assert len(learnt) > 50
+    assert all(torch.equal(ours[name], theirs[name]) for name in learnt)
 
 
 def test_two_processes_a_node_make_a_world_of_four(cluster: Cluster, recipe: Path, undisturbed: Path) -> None:

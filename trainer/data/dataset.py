@@ -18,6 +18,7 @@ from trainer.data.manifest import Manifest, digest_of, load_manifest, manifest_p
 from trainer.data.manifest_rules import MAX_CLASSES
 from trainer.data.order import Chunks, TrainingOrder
 from trainer.data.readahead import ReadAhead
+from trainer.data.staged import staged
 from trainer.errors import UsageError
 from trainer.recipe import Recipe
 
@@ -48,12 +49,13 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a beton with its manifest, if it has one: then what training reads at once, everything but the images, is
-    compared with its checksums.
+    """Open a beton, or this node's copy of it, with its manifest, if it has one: then what training reads at once,
+    everything but the images, is compared with its checksums.
 
     Raises:
         UsageError: either is missing, damaged, or they do not belong together.
     """
+    path = staged(path)
     beton = Beton(path)
     manifest = load_manifest(path)
     if manifest is not None:

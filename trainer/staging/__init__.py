@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from trainer.data.staged import STAGED, as_variable
 from trainer.errors import Preempted, UsageError, did_you_mean
 from trainer.launcher import Launcher
 from trainer.staging.folder import CopyFolder
@@ -43,7 +44,8 @@ def stage(files: Sequence[Path], to: Path | None, how: str, command: Sequence[st
     Args:
         to: a folder of a local file system; None for shared memory, where that is asked for.
         how: "copy", or "mmap-shared" for a folder in memory, whose one copy all processes of the node map.
-        command: `{0}` in its words stands for the first file, `{1}` for the second, and so on.
+        command: one of the trainer reads the copies under the files' own names, see `trainer.data.staged`; for others
+            `{0}` in its words stands for the first file's copy, `{1}` for the second's, and so on.
 
     Returns:
         Its exit status, or 128 + n if signal n ended it.
@@ -61,8 +63,9 @@ def stage(files: Sequence[Path], to: Path | None, how: str, command: Sequence[st
         with _stopped_by([*SIGNALS, *hangup]):
             copies = [_hold_if_possible(source, folder, held) for source in sources]
         both = zip(copies, sources, strict=True)
-        paths = [copy.path / source.path.name if copy else source.path for copy, source in both]
-        status = launcher.run(fill_in(command, paths), [copy.descriptor for copy in copies if copy])
+        places = {source.path: copy.path / source.path.name for copy, source in both if copy}
+        words = fill_in(command, [places.get(source.path, source.path) for source in sources])
+        status = launcher.run(words, [copy.descriptor for copy in copies if copy], {STAGED: as_variable(places)})
     return 128 - status if status < 0 else status
 
 
@@ -85,18 +88,13 @@ def _folder(to: Path | None, how: str) -> Path:
 
 
 def _check_command(command: Sequence[str], files: Sequence[Path]) -> None:
-    """Refuse what would not start, or would not read what was staged for it."""
+    """Refuse what would not start."""
     if not command:
-        raise UsageError("give the command to run after --, with {0} where the first file's path is to stand")
+        raise UsageError("give the command to run after --")
     if shutil.which(command[0]) is None:
         raise UsageError(f"no program '{command[0]}' here, which was to run after --")
     used = {int(number) for word in command for number in _PLACEHOLDER.findall(word)}
-    for number, path in enumerate(files):
-        if number not in used:
-            raise UsageError(
-                f"{path}: write {{{number}}} in the command where its path is to stand, or do not stage it"
-            )
-    if max(used) >= len(files):
+    if max(used, default=0) >= len(files):
         raise UsageError(f"{{{max(used)}}} in the command stands for no file: {len(files)} given, counted from {{0}}")
 
 
