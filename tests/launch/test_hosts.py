@@ -65,6 +65,25 @@ def test_the_same_line_on_each_machine_but_for_its_rank(hosts: Hosts, tmp_path: 
     assert lines(tmp_path / "runs" / "tiny", "train")[-1]["step"] == 4
 
 
+def test_a_staged_run_reads_copies_and_remembers_the_originals(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, steps=2)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        [RUN, "--stage", "copy", "--scratch", str(scratch), str(recipe)],
+        env={**os.environ, "PATH": path, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done
+    assert done.stderr.count("copied and verified") == 2
+    assert f"train: {tmp_path}/train.beton" in (tmp_path / "runs" / "tiny" / "recipe.yaml").read_text()
+    assert not list(scratch.iterdir())
+
+
 @pytest.mark.parametrize(
     ("host", "rank", "master", "said"),
     [
