@@ -116,9 +116,10 @@ run_in_allocation() {
     export TRAINER_LAUNCH
     # Since SLURM 22.05 a step does not take over the job's --cpus-per-task.
     [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+    # A task has all the cores of its node, which its processes then share; SLURM might bind it to one.
     # The rank is each node's own: it must be read there, not here.
     # shellcheck disable=SC2016
-    local line=(srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --overlap --kill-on-bad-exit=1 --label
+    local line=(srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --overlap --cpu-bind=none --kill-on-bad-exit=1 --label
         "${step[@]}" "${wrapped[@]}"
         bash -c 'exec "$0" --node-rank "$SLURM_NODEID" "$@"' "$LAUNCH/run.sh" "${again[@]}" "${command[@]}")
     say "job $SLURM_JOB_ID: $nodes node(s) of $processes process(es), which meet at $first"

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What the batch scripts share; to be sourced. Runs on the first node of the allocation.
 #
-#   supervise COMMAND...   run it, pass on SLURM's signals
+#   supervise COMMAND...   run it as a step, or as what starts steps, and note SLURM's signals
+#   one_task COMMAND...    the same, of a program for one node
 #   begin_again            put this job into the queue again, under the same number
 
 source "${IMAGENET_TRAINER:-$SLURM_SUBMIT_DIR}/launch/common.sh"
@@ -13,13 +14,17 @@ readonly MAX_REQUEUES=${MAX_REQUEUES:-50}
 asked=''  # the signal that asked this job to stop
 child=''
 
-# USR1 comes before the time is over (#SBATCH --signal), TERM when SLURM takes the nodes away. Whoever is asked twice stops at once,
-# so only the first is passed on.
+# SLURM sends USR1 to this script alone, before the time is over (#SBATCH --signal), and TERM to all that runs when it takes the nodes
+# away. Launchers that are told twice leave at once, so TERM is not passed on, and USR1 once.
 on_signal() {
     [[ -z $asked ]] || return 0
     asked=$1
-    say "$(date '+%F %T') SIG$1: asking what runs to stop and to save"
-    # srun hands USR1 on to every task, and the launcher to its processes.
+    say "$(date '+%F %T') SIG$1: what runs is to stop and to save"
+    if [[ $1 == USR1 ]]; then pass_on; fi
+}
+
+# srun hands it on to every task, and the launcher to its processes.
+pass_on() {
     if [[ -n $child ]]; then kill -USR1 "$child" 2>/dev/null || true; fi
 }
 trap 'on_signal USR1' USR1
@@ -29,8 +34,7 @@ trap 'on_signal TERM' TERM
 supervise() {
     "$@" &
     child=$!
-    # A signal that came before the command was there.
-    if [[ -n $asked ]]; then kill -USR1 "$child" 2>/dev/null || true; fi
+    if [[ -n $asked ]]; then pass_on; fi # it came before the command was there
     while :; do
         status=0
         wait "$child" || status=$?
@@ -39,8 +43,14 @@ supervise() {
     child=''
 }
 
-# By scancel, that is, not because of SLURM's own.
-is_cancelled() { [[ $(scontrol --oneliner show job "$SLURM_JOB_ID") =~ JobState=CANCELLED ]]; }
+one_task() {
+    # Since SLURM 22.05 a step does not take over the job's --cpus-per-task.
+    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+    supervise srun --nodes=1 --ntasks=1 --overlap --cpu-bind=none "$@"
+}
+
+# By scancel: a job that is preempted goes on running until it has left or its grace is over, and one whose time ends got USR1 first.
+is_cancelled() { [[ $asked == TERM && ! $(scontrol --oneliner show job "$SLURM_JOB_ID") =~ JobState=RUNNING ]]; }
 
 begin_again() {
     local restarts=${SLURM_RESTART_COUNT:-0}

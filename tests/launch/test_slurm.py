@@ -152,8 +152,9 @@ def test_a_cancelled_run_saves_and_stays_away(cluster: Cluster, recipe: Path) ->
     job = submit(cluster, recipe, "name=cancelled", nodes=1)["train"]
     cluster.until(lambda: steps(run) > 5)
     cluster.client("scancel", str(job))
-    assert cluster.wait(job) == "CANCELLED"
-    cluster.until(lambda: "SIGTERM" in [line["cause"] for line in lines(run, "stop")])
+    assert cluster.wait(job) == "CANCELLED", log(recipe)
+    assert cluster.job(job)["Restarts"] == "0"
+    cluster.until(lambda: [line["cause"] for line in lines(run, "stop")] == ["SIGTERM"])
 
 
 def test_a_run_that_fails_by_its_own_fault_is_not_tried_again(cluster: Cluster, recipe: Path) -> None:
