@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from trainer.__main__ import parse
+from trainer.command_line import parse
 from trainer.errors import UsageError
 from trainer.evaluation.options import Options, parse_options
 

@@ -14,8 +14,9 @@ import pytest
 from tests.plan.plans import ABSENT, RECIPE
 from tests.samples import jpeg, smooth_image, write_beton
 from tests.small import begin_anew
-from trainer.__main__ import main, parse
+from trainer.__main__ import main
 from trainer.bench.step import bench_step
+from trainer.command_line import parse
 from trainer.plan.saved import LoaderFigure, StepFigure, device_key, load_saved, save_loader, save_step
 from trainer.plan.speed import resnet50
 
