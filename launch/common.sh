@@ -33,12 +33,19 @@ shell_line() {
     printf '%s\n' "${line:1}"
 }
 
-# count_gpus: those that this process may use.
+# check_run_options STAGE RESTARTS CONTAINER: of launch/run.sh, as its command line has them.
+check_run_options() {
+    [[ $1 =~ ^(none|copy|mmap-shared)$ ]] || die "--stage is '$1', expected none, copy or mmap-shared"
+    [[ $2 =~ ^[0-9]+$ ]] || die "--restarts is '$2', expected a number"
+    [[ $3 =~ ^(|apptainer:.+|pyxis:.+)$ ]] || die "--container is '$3', expected apptainer:IMAGE or pyxis:IMAGE"
+}
+
+# count_gpus: those that this process may use. CUDA sees the devices of its variable up to the first that is none.
 count_gpus() {
     if [[ ${ACCELERATE_USE_CPU:-} =~ ^(1|[Tt]rue|[Yy]es)$ ]] || ! command -v nvidia-smi >/dev/null; then
         echo 0
     elif [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]' || true
+        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | awk '!/^ *([0-9]+|GPU-.*|MIG-.*) *$/ { exit } { n++ } END { print n + 0 }'
     else
         nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true
     fi

@@ -17,7 +17,8 @@ GPUs, or its CPU. The `accelerate launch` line is printed before it is run.
   --stage HOW        read the recipe's data from the node itself: `copy` to its disk, `mmap-shared` into its memory, `none` (default).
                      What does not fit stays where it is. Only to train
   --scratch DIR      where to (default: $SLURM_TMPDIR, $TMPDIR or /tmp; /dev/shm for mmap-shared)
-  --container IMAGE  inside a SLURM allocation: apptainer:IMAGE.sif or pyxis:IMAGE (untested)
+  --container IMAGE  inside a SLURM allocation: apptainer:IMAGE.sif or pyxis:IMAGE, for what runs on the nodes (untested; the
+                     host needs this installation, too, and sees the same folders only below this one and the project's)
   --dry-run          print the line, run nothing
 
 Several machines without SLURM; the same line on each, but for its rank:
@@ -57,10 +58,8 @@ parse() {
 
 check() {
     [[ -z $processes ]] || number --processes "$processes"
-    [[ $restarts =~ ^[0-9]+$ ]] || die "--restarts is '$restarts', expected a number"
-    [[ $stage =~ ^(none|copy|mmap-shared)$ ]] || die "--stage is '$stage', expected none, copy or mmap-shared"
+    check_run_options "$stage" "$restarts" "$container"
     [[ $stage == none || ${command[0]} == train ]] || die "--stage is for training only"
-    [[ $container =~ ^(|apptainer:.+|pyxis:.+)$ ]] || die "--container is '$container', expected apptainer:IMAGE or pyxis:IMAGE"
     if [[ -n $nodes$node_rank$master ]]; then
         number --nodes "${nodes:-}"
         [[ $node_rank =~ ^[0-9]+$ ]] || die "--node-rank is '$node_rank', expected the rank of this machine, 0 to $((nodes - 1))"
@@ -128,10 +127,11 @@ run_in_allocation() {
     exec "${line[@]}"
 }
 
-# GPUs that SLURM gave each node; without any, one process.
+# GPUs that SLURM gave each node (batch scripts have the first variable, salloc's shells the second, as 8 or h100:8); without any, one
+# process.
 slurm_gpus() {
-    local gpus=${SLURM_GPUS_ON_NODE:-0}
-    if ((gpus > 0)); then echo "$gpus"; else echo 1; fi
+    local gpus=${SLURM_GPUS_ON_NODE:-${SLURM_GPUS_PER_NODE##*:}}
+    if [[ $gpus =~ ^[1-9][0-9]*$ ]]; then echo "$gpus"; else echo 1; fi
 }
 
 # The recipe's betons.
@@ -152,7 +152,7 @@ if not port.isdigit() or not 0 < int(port) < 65536:
 try:
     address = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)[0][4]
 except OSError as error:
-    end(f"{socket.gethostname()} cannot resolve '{host}', where the nodes are to meet ({error.strerror or error}); give --master an address")
+    end(f"{socket.gethostname()} cannot resolve '{host}', where the nodes are to meet ({error.strerror or error}); give --master an IPv4 address")
 with socket.socket() as here:
     here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -177,14 +177,16 @@ interface() {
     local address
     command -v ip >/dev/null || return 0
     address=$(getent ahostsv4 "${master%:*}" | awk 'NR == 1 { print $1 }')
-    if ((node_rank == 0)); then
-        ip -o -4 addr show | awk -v address="$address" '{ split($4, own, "/") } own[1] == address { print $2 }' | head -n 1
+    if ((node_rank == 0)) && [[ $address == 127.* ]]; then # its own name for itself only, as Debian has it
+        ip -o -4 route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sed -n 1p
+    elif ((node_rank == 0)); then
+        ip -o -4 addr show | awk -v address="$address" '{ split($4, own, "/") } own[1] == address { print $2 }' | sed -n 1p
     else
         ip -o route get "$address" 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p'
     fi
 }
 
-# What torch, NCCL and gloo read, and why. What is set already stays.
+# What torch, NCCL and gloo read, and why.
 set_environment() {
     local gpus=$1 cores device
     cores=$(nproc)
@@ -193,13 +195,13 @@ set_environment() {
     export OMP_NUM_THREADS OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
     # Elastic launchers die of USR1, which SLURM sends before the time is over, unless they are told to hand it on.
     export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
-    # Seconds between a signal and SIGKILL: a save has to fit. SLURM's own are `--signal` and GraceTime.
+    # Seconds between a signal and SIGKILL: a save has to fit. SLURM's own are `--signal`, a partition's GraceTime, and KillWait (30).
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-60}
     # Asserted by the trainer: a launcher that starts fewer processes than it was asked for does not say so.
     export TRAINER_WORLD_SIZE=$((${nodes:-1} * processes))
     if [[ ${nodes:-1} -gt 1 ]]; then
         # Both would take the first interface, which may be one that does not leave the machine. InfiniBand is found by NCCL itself.
-        device=$(interface)
+        device=$(interface) || device=''
         if [[ -n $device ]]; then export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-=$device} GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$device}; fi
         # How long a dead peer stays unnoticed is the recipe's trainer.timeout; this makes it an error there, not a hang.
         export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
@@ -214,10 +216,11 @@ choose_line() {
     local gpus=$1 config=(--config_file) waiting=300
     line=(accelerate launch)
     if [[ ${nodes:-1} -gt 1 ]]; then
-        # Nodes that copy their data come later.
+        # Nodes that copy their data come later, and the first may be the last. It is named: torch would not know a host by an address
+        # that its own name does not have.
         [[ $stage == none ]] || waiting=7200
         config+=("$LAUNCH/accelerate/multi_node.yaml" --num_machines "$nodes" --num_processes "$((nodes * processes))" --machine_rank "$node_rank"
-            --main_process_ip "${master%:*}" --main_process_port "${master##*:}" --rdzv_conf "join_timeout=$waiting" --max_restarts "$restarts")
+            --main_process_ip "${master%:*}" --main_process_port "${master##*:}" --rdzv_conf "join_timeout=$waiting,read_timeout=$waiting,is_host=$((node_rank == 0))" --max_restarts "$restarts")
     elif ((processes > 1)) || [[ -n ${SLURM_JOB_ID:-} ]]; then
         config+=("$LAUNCH/accelerate/one_node.yaml" --num_processes "$processes" --max_restarts "$restarts")
     elif ((gpus)); then
@@ -227,11 +230,18 @@ choose_line() {
     fi
     if ((gpus == 0)); then
         export ACCELERATE_USE_CPU=true
-    elif [[ -e /sys/devices/system/node/node1 ]]; then
-        # Each process on the cores and the memory next to its GPU; where there is one memory only, there is nothing to choose.
+    elif owns_node "$gpus"; then
+        # Each process on the cores and the memory next to its GPU.
         config+=(--enable_cpu_affinity)
     fi
     line+=("${config[@]}" -m trainer "${command[@]}")
+}
+
+# Whether this node has several memories to choose from, and all its cores and GPUs are ours: Accelerate asks for the GPU of a process's
+# rank, whatever CUDA_VISIBLE_DEVICES says, and for cores that must be there.
+owns_node() {
+    [[ -e /sys/devices/system/node/node1 && $(nproc) == "$(nproc --all)" ]] &&
+        [[ -z ${CUDA_VISIBLE_DEVICES:-} || $CUDA_VISIBLE_DEVICES == "$(seq -s , 0 "$(($1 - 1))")" ]]
 }
 
 run_here() {

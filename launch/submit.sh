@@ -31,7 +31,7 @@ TEXT
 }
 
 recipe='' overrides=() nodes=1 gpus_per_node=8 time=24:00:00 cores='' partition='' account='' qos='' extra=() max_requeues=50
-processes='' run_options=() array='' chain='' convert_train='' convert_val='' convert_options='' dry_run=''
+processes='' restarts=2 stage=none scratch='' container='' array='' chain='' convert_train='' convert_val='' convert_options='' dry_run=''
 evaluate_options='--protocol ten-crop' publish_options=--allow-v1-snippet publish_to=published
 
 parse() {
@@ -49,12 +49,8 @@ parse() {
             extra+=("$2")
             shift
             ;;
-        --restarts | --stage | --scratch | --container)
-            value "$@"
-            run_options+=("$1" "$2")
-            shift
-            ;;
-        --nodes | --gpus-per-node | --time | --cores | --partition | --account | --qos | --max-requeues | --processes | --convert-train | \
+        --nodes | --gpus-per-node | --time | --cores | --partition | --account | --qos | --max-requeues | --processes | --restarts | \
+            --stage | --scratch | --container | --convert-train | \
             --convert-val | --convert-options | --evaluate-options | --publish-options | --publish-to)
             value "$@"
             printf -v "$(variable "$1")" '%s' "$2"
@@ -84,6 +80,7 @@ check() {
     number --max-requeues "$max_requeues"
     processes=${processes:-$((gpus_per_node > 0 ? gpus_per_node : 1))}
     number --processes "$processes"
+    check_run_options "$stage" "$restarts" "$container"
     [[ -n $chain || -z $convert_train$convert_val ]] || die "--convert-train and --convert-val are for --chain"
     [[ -n $dry_run ]] || command -v sbatch >/dev/null || die "there is no sbatch here: submit on a login node, or try --dry-run"
 }
@@ -115,7 +112,7 @@ submit() {
     local stage=$1 after=$2 line name pattern=%j
     shift 2
     name=$(basename "${recipe%.yaml}")-$stage
-    line=(sbatch --parsable --job-name="$name" --time="$time" --export="$(exports)")
+    line=(sbatch --parsable --job-name="$name" --time="$time" --export=ALL)
     [[ -z $partition ]] || line+=(--partition="$partition")
     [[ -z $account ]] || line+=(--account="$account")
     [[ -z $qos ]] || line+=(--qos="$qos")
@@ -136,9 +133,6 @@ submit() {
     jobs+=("$job")
     logs+=("$log_dir/$name-$job")
 }
-
-# sbatch passes all of the environment on; these too.
-exports() { echo "ALL,IMAGENET_TRAINER=${LAUNCH%/*},MAX_REQUEUES=$max_requeues"; }
 
 # ask_for NODES GPUS: into `options`. Decoding and encoding take all the cores that there are.
 ask_for() {
@@ -167,10 +161,14 @@ queue() {
         queue_conversion "$convert_val" "${vals[0]}"
     fi
     ask_for "$nodes" "$gpus_per_node"
-    export RUN_OPTIONS="${run_options[*]} --processes $processes"
+    local run_options=(--processes "$processes" --restarts "$restarts") staging=(--stage "$stage")
+    [[ -z $container ]] || run_options+=(--container "$container")
+    [[ -z $scratch ]] || staging+=(--scratch "$scratch")
+    export RUN_OPTIONS="${run_options[*]@Q} ${staging[*]@Q}"
     submit train "${after:+afterok$after}" "${options[@]}" "$LAUNCH/slurm/train.sbatch" "$recipe" "${overrides[@]}"
     [[ -n $chain ]] || return 0
     ask_for 1 "$gpus_per_node"
+    export RUN_OPTIONS="${run_options[*]@Q}" # training alone is staged
     export EVALUATE_OPTIONS=$evaluate_options PUBLISH_OPTIONS=$publish_options PUBLISHED=$publish_to
     submit evaluate "$each:$job" "${options[@]}" "$LAUNCH/slurm/evaluate.sbatch" --of "$recipe" "${overrides[@]}"
     ask_for 1 0
@@ -188,6 +186,11 @@ parse "$@"
 check
 use_venv
 ask_recipe
+# A job inherits the environment. What another job, in which this is typed, was told is not for it.
+for name in "${!SLURM_@}"; do
+    if [[ $name != SLURM_CONF ]]; then unset "$name"; fi
+done
+export IMAGENET_TRAINER=${LAUNCH%/*} MAX_REQUEUES=$max_requeues
 log_dir=$(dirname "${run_dirs[0]}")/logs
 if [[ -z $dry_run ]]; then mkdir -p "$log_dir"; fi # SLURM does not, and says nothing
 queue

@@ -83,6 +83,8 @@ def _ask(run_dir: Path) -> tuple[bool | None, str | None]:
         file = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False, None
+    except OSError:  # another user's
+        return None, None
     try:
         in_its_way = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, wanted))[0]
         return (False, None) if in_its_way == fcntl.F_UNLCK else (True, _describe_holder(file))

@@ -89,7 +89,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """
     path = run_dir / METRICS
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UsageError(f"{run_dir}: not a run folder: cannot read {METRICS} ({error.strerror})") from error
     lines: list[dict[str, Any]] = []

@@ -21,7 +21,8 @@ STATUS: Final = "status.json"
 LAUNCH: Final = "TRAINER_LAUNCH"
 """The variable by which a launch script tells its launches apart, those of a requeued job, too."""
 
-AT_WORK: Final = ("starting", "training", "validating", "recalibrating", "saving")
+STARTING: Final = "starting"
+AT_WORK: Final = (STARTING, "training", "validating", "recalibrating", "saving")
 ENDED: Final = ("finished", "stopped", "failed")
 UNKNOWN: Final = "unknown"
 """Of a run that was begun by a version that wrote no status."""
@@ -127,7 +128,7 @@ def status_of_record(run_dir: Path) -> RunStatus:
         batch, budget = recipe.optimizer.global_batch, recipe.samples(recipe.schedule.budget)
     except UsageError:
         pass  # how far it was to go is not known
-    heard = lines[-1]["time"] if lines else run_dir.stat().st_mtime
+    heard = lines[-1].get("time", 0.0) if lines else run_dir.stat().st_mtime
     return RunStatus(
         step=samples // batch if batch else train.get("step", 0),
         steps=budget // batch if batch else 0,

@@ -266,15 +266,15 @@ class Cluster:
             raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
 
-    def job(self, number: int) -> dict[str, str]:
+    def job(self, number: int | str) -> dict[str, str]:
         """What `scontrol show job` says."""
         text = self.client("scontrol", "--oneliner", "show", "job", str(number))
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
-    def state(self, number: int) -> str:
+    def state(self, number: int | str) -> str:
         return self.job(number)["JobState"]
 
-    def wait(self, number: int, timeout: float = 240) -> str:
+    def wait(self, number: int | str, timeout: float = 240) -> str:
         """The final state of a job; what a requeue makes wait is let go at once."""
         deadline = time.monotonic() + timeout
         while (job := self.job(number))["JobState"] not in FINAL_STATES:

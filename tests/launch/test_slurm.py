@@ -86,27 +86,36 @@ def test_a_run_whose_time_is_over_saves_goes_back_into_the_queue_and_ends_as_if_
     assert same_weights(run, undisturbed)
 
 
-def test_a_run_that_is_preempted_leaves_and_comes_back(cluster: Cluster, recipe: Path, undisturbed: Path) -> None:
-    run = recipe.parent / "runs" / "preempted"
-    job = submit(cluster, recipe, "name=preempted")["train"]
-    cluster.until(lambda: steps(run) > 20)
-    urgent = cluster.client(
-        *(
-            "sbatch",
-            "--parsable",
-            "--partition=urgent",
-            "--nodes=2",
-            "--exclusive",
-            "--output=/dev/null",
-            "--wrap",
-            "sleep 1",
-        )
-    )
+def preempt(cluster: Cluster) -> None:
+    """A job that is more urgent takes both nodes, for a second."""
+    nodes = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"]
+    urgent = cluster.client("sbatch", "--parsable", *nodes)
     assert cluster.wait(int(urgent)) == "COMPLETED"
-    assert steps(run) < STEPS
+
+
+def test_a_run_that_is_preempted_leaves_and_comes_back(
+    cluster: Cluster, recipe: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """With its data staged, so that signals go through one program more."""
+    run = recipe.parent / "runs" / "preempted"
+    job = submit(cluster, recipe, "name=preempted", "--stage=copy", f"--scratch={tmp_path}")["train"]
+    cluster.until(lambda: steps(run) > 20)
+    preempt(cluster)
+    assert [line["cause"] for line in lines(run, "stop")] == ["SIGTERM"]
     assert cluster.wait(job) == "COMPLETED", log(recipe)
     assert int(cluster.job(job)["Restarts"]) == 1
     assert same_weights(run, undisturbed)
+    assert "copied and verified" in log(recipe)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_preempted_before_its_first_step_comes_back(cluster: Cluster, recipe: Path) -> None:
+    job = submit(cluster, recipe, "name=early", "schedule.budget=2it")["train"]
+    cluster.until(lambda: bool(trainer_processes(cluster, "node1")))
+    preempt(cluster)
+    assert cluster.wait(job) == "COMPLETED", log(recipe)
+    assert int(cluster.job(job)["Restarts"]) == 1
+    assert steps(recipe.parent / "runs" / "early") == 2
 
 
 def trainer_processes(cluster: Cluster, node: str) -> list[int]:
@@ -191,13 +200,18 @@ def test_a_chain_leads_from_images_to_a_publication(cluster: Cluster, tmp_path: 
     assert (tmp_path / "published" / "chain" / "README.md").exists()
 
 
-def test_an_array_trains_every_run_of_a_sweep(cluster: Cluster, recipe: Path) -> None:
+def test_a_run_of_an_array_goes_back_into_the_queue_alone(cluster: Cluster, recipe: Path) -> None:
+    """The last one, whose job number is that of the array, too."""
     sweep = recipe.with_name("seeds.yaml")
     runs = "".join(
-        f"  - {{recipe: tiny.yaml, name: seed{n}, set: [seed={n}, schedule.budget=2it]}}\n" for n in range(2)
+        f"  - {{recipe: tiny.yaml, name: seed{n}, set: [seed={n}, schedule.budget=60it]}}\n" for n in range(2)
     )
     sweep.write_text(f"runs:\n{runs}")
     job = submit(cluster, sweep, "--array", nodes=1)["train"]
-    cluster.until(lambda: cluster.client("squeue", "--noheader", f"--jobs={job}", check=False).strip() == "")
-    for n in range(2):
-        assert steps(recipe.parent / "runs" / f"seed{n}") == 2, log(recipe)
+    folders = [recipe.parent / "runs" / f"seed{n}" for n in range(2)]
+    cluster.until(lambda: steps(folders[1]) > 5)
+    cluster.client("scancel", "--batch", "--signal=USR1", f"{job}_1")
+    for task in range(2):
+        assert cluster.wait(f"{job}_{task}") == "COMPLETED", log(recipe)
+    assert [steps(folder) for folder in folders] == [60, 60]
+    assert [len(lines(folder, "start")) for folder in folders] == [1, 2]

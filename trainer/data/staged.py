@@ -17,7 +17,7 @@ STAGED: Final = "TRAINER_STAGED"
 
 def staged(path: str | Path) -> Path:
     """Where this node reads a beton: its copy, if it has one."""
-    copies = json.loads(os.environ.get(STAGED, "{}"))
+    copies = json.loads(os.environ.get(STAGED) or "{}")
     return Path(copies.get(os.path.abspath(path), path))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from trainer.errors import UsageError, did_you_mean
 from trainer.lock import is_held
 from trainer.record import METRICS
-from trainer.run_status import AT_WORK, STATUS, UNKNOWN, RunStatus, read_status, status_of_record
+from trainer.run_status import AT_WORK, ENDED, STARTING, STATUS, UNKNOWN, RunStatus, read_status, status_of_record
 
 KILLED: Final = "killed"
 """It says that it is at work, and nobody is."""
@@ -73,6 +73,8 @@ def _state(status: RunStatus, held: bool | None) -> str:
 
     Some file systems have locks between the processes of a node only: there only this host's can be told to be free.
     """
+    if held and status.state in ENDED:
+        return STARTING  # again: its last word is that of an attempt before
     if status.state not in AT_WORK or held:
         return status.state
     if held is False and status.host == socket.gethostname():
