@@ -13,7 +13,8 @@ import torch
 from tests.launch.cluster import Cluster
 from tests.launch.trainings import lines, make_recipe, steps, weights
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+# Three jobs may follow one another in a test, each of which starts Python a dozen times.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 150
 """Enough for a test to meet a run half-way."""
