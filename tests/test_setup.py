@@ -22,7 +22,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
+SHELL = sorted((ROOT / "launch").glob("*.sh"))
+SCRIPTS = [*(path for path in SHELL if path.read_text().startswith("#!")), ROOT / ".ci" / "run"]  # others are sourced
 PROJECT: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text())
 LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 LOCK = [Requirement(line) for line in LOCK_LINES]
