@@ -274,7 +274,7 @@ class Cluster:
     def state(self, number: int | str) -> str:
         return self.job(number)["JobState"]
 
-    def wait(self, number: int | str, timeout: float = 240) -> str:
+    def wait(self, number: int | str, timeout: float = 400) -> str:
         """The final state of a job; what a requeue makes wait is let go at once."""
         deadline = time.monotonic() + timeout
         while (job := self.job(number))["JobState"] not in FINAL_STATES:
@@ -284,7 +284,7 @@ class Cluster:
             time.sleep(0.2)
         return job["JobState"]
 
-    def until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = 240) -> None:
         """Until `condition()` holds."""
         deadline = time.monotonic() + timeout
         while not condition():
