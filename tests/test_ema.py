@@ -29,7 +29,7 @@ class Direct:
     def __init__(self, run: Run, decay: float) -> None:
         self.averages, self.decay, self.steps = floats(run.module), decay, 0
         self.module = run.module
-        run.optimizer.optimizer.register_step_post_hook(self.after_step)
+        run.sgd.optimizer.register_step_post_hook(self.after_step)
 
     def after_step(self, *_: Any) -> None:
         self.steps += 1

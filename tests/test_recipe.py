@@ -208,7 +208,7 @@ def test_changes_that_do_not_matter_are_no_differences(recipe_file: Path) -> Non
     assert differences(old, allowed) == {}
 
 
-OTHER_VALUES = {bool: "true", int: "4", float: "0.5", str: "7it", list: "[4ep]"}
+OTHER_VALUES = {type(None): "true", bool: "true", int: "4", float: "0.5", str: "7it", list: "[4ep]"}
 
 
 @pytest.mark.parametrize("key", INDIFFERENT_KEYS)

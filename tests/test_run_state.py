@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.small import make_run
 from trainer import checkpoint
 from trainer.record import read_metrics
-from trainer.run_state import seed_network, state_of
+from trainer.run_state import state_of
+from trainer.step import seed_network
 from trainer.window import sum_over_ranks
 
 

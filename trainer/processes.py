@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, InitProcessGroupKwargs
 
+from trainer.cpu import prepare_cpu
 from trainer.errors import UsageError
+from trainer.precision import allow_tf32, use_precision
 from trainer.recipe import Recipe
 
 WORLD_SIZE: Final = "TRAINER_WORLD_SIZE"
@@ -25,25 +27,31 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         UsageError: the launcher started fewer processes than it was asked for, the precision needs a GPU, or
             Accelerate's configuration contradicts the recipe.
     """
-    if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("precision is fp16, which needs a GPU; use bf16 or fp32 on a CPU")
+    use_precision(recipe.precision)
+    if recipe.step.cuda_graphs and not torch.cuda.is_available():
+        raise UsageError("step.cuda_graphs is true, which needs a GPU; give step.cuda_graphs=false")
     deterministic = recipe.trainer.deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses what follows
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.allow_tf32 = recipe.precision != "fp32"
     # BN buffers are not broadcast from rank 0: every rank's statistics count, see `batch_norm`.
     # torch would have another argument, which Accelerate does not pass on.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=has_static_graph(recipe)
+    )
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.trainer.timeout))
-    precision = "no" if recipe.precision == "fp32" else recipe.precision
-    accelerator = _join(mixed_precision=precision, kwargs_handlers=[ddp, timeout])
+    accelerator = _join(kwargs_handlers=[ddp, timeout])
     if accelerator.gradient_accumulation_steps != 1:
         raise UsageError(
             "accelerate is configured for gradient accumulation, which is the recipe's business here "
             "(optimizer.micro_batch); set gradient_accumulation_steps to 1"
+        )
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise UsageError(
+            "accelerate is configured to compile, which is the recipe's business here (step.compile); set its "
+            "dynamo_backend to no"
         )
     return accelerator
 
@@ -54,7 +62,8 @@ def start_accelerator_in_fp32() -> Accelerator:
     Raises:
         UsageError: the launcher started fewer processes than it was asked for.
     """
-    return _join(mixed_precision="no")
+    allow_tf32(False)
+    return _join()
 
 
 def _join(**options: Any) -> Accelerator:
@@ -65,7 +74,10 @@ def _join(**options: Any) -> Accelerator:
             "accelerate launch was asked for several processes and started one, as it does on CPUs; "
             "write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
         )
-    accelerator = Accelerator(**options)
+    # 16 bits are `trainer.precision`'s business, whatever the launcher was configured for.
+    accelerator = Accelerator(mixed_precision="no", **options)
+    if accelerator.device.type == "cpu":
+        prepare_cpu()
     asked = os.environ.get(WORLD_SIZE)
     if asked is not None and asked != str(accelerator.num_processes):
         raise UsageError(
@@ -82,7 +94,7 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
     Raises:
         UsageError: with the numbers of processes that can.
     """
-    micro_batches = recipe.optimizer.global_batch // recipe.optimizer.micro_batch
+    micro_batches = micro_batches_of_all(recipe)
     if micro_batches % world_size:
         possible = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
         raise UsageError(
@@ -90,3 +102,18 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
             f"micro-batches of {recipe.optimizer.micro_batch}; use {', '.join(map(str, possible))} processes, "
             "or another optimizer.micro_batch"
         )
+
+
+def micro_batches_of_all(recipe: Recipe) -> int:
+    """In a step, over all ranks."""
+    return recipe.optimizer.global_batch // recipe.optimizer.micro_batch
+
+
+def has_static_graph(recipe: Recipe) -> bool:
+    """Whether DDP may rely on every backward pass being like the first one.
+
+    Only where each of them averages the gradients over the ranks. With others in between (`no_sync`), torch's DDP fails
+    in the first step, or does not average from the second on (github.com/pytorch/pytorch/pull/187732).
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return micro_batches_of_all(recipe) == world_size and not recipe.trainer.deterministic

@@ -28,6 +28,10 @@ IMAGENET_SAMPLES: Final = 1_281_167
 """Training images of ILSVRC2012; an epoch-equivalent is this many samples on any data set (trap T1)."""
 
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""See `trainer.precision`."""
+
+
 @dataclass
 class ModelRecipe:
     """The network, see `trainer.models.create_model`."""
@@ -109,6 +113,21 @@ class OptimizerRecipe:
     ema: float = 0.0
     """What a step leaves of the exponential moving average of the weights, e.g. 0.9999; 0: there is none. It is in the
     checkpoints, beside the weights; validation while training is of the weights."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes, in the training loss; 0 is off."""
+
+
+@dataclass
+class StepRecipe:
+    """How a step is computed, see `trainer.step`. The result differs by rounding alone."""
+
+    compile: bool | None = None
+    """torch.compile of preprocessing, network and loss; null: on GPUs, if there is what it needs."""
+    cuda_graphs: bool = False
+    """Compiled on a GPU: a forward or backward pass is launched as a whole. For small networks, whose kernels take
+    less time than launching them one by one; it takes more memory."""
+    all_reduce: Literal["fp32", "bf16"] = "fp32"
+    """What ranks send of their gradients."""
 
 
 @dataclass
@@ -213,10 +232,12 @@ class Recipe:
     """The run folder is `runs/name`; empty: the recipe's file name."""
     runs: str = "runs"
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
+    """fp32 is IEEE single precision, tf32 that of NVIDIA's tensor cores, the others are autocast."""
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    step: StepRecipe = field(default_factory=StepRecipe)
     batch_norm: BatchNormRecipe = field(default_factory=BatchNormRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
@@ -247,6 +268,8 @@ INDIFFERENT_KEYS: Final = (
     "data.engine",
     "data.threads",
     "data.prefetch",
+    "step.compile",
+    "step.cuda_graphs",
     "evaluation.batch",
     "checkpoint.every",
     "checkpoint.minutes",

@@ -31,6 +31,24 @@ def check(recipe: Recipe, source: str) -> None:
         (optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more"),
         (0 <= recipe.model.dropout < 1, "model.dropout", recipe.model.dropout, "a probability in [0, 1)"),
         (0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "a number in [0, 1); 0 is off, 0.9999 is usual"),
+        (
+            0 <= optimizer.label_smoothing < 1,
+            "optimizer.label_smoothing",
+            optimizer.label_smoothing,
+            "a number in [0, 1); 0 is off, 0.1 is usual",
+        ),
+        (
+            not recipe.step.cuda_graphs or recipe.step.compile is not False,
+            "step.cuda_graphs",
+            "true",
+            "false with step.compile=false: what is captured is what was compiled",
+        ),
+        (
+            recipe.step.all_reduce == "fp32" or not recipe.trainer.deterministic,
+            "step.all_reduce",
+            recipe.step.all_reduce,
+            "fp32 with trainer.deterministic",
+        ),
         (recipe.batch_norm.images > 0, "batch_norm.images", recipe.batch_norm.images, "a positive number of images"),
         (data.size > 0, "data.size", data.size, "a positive number of pixels"),
         (

@@ -1,15 +1,13 @@
 """What a checkpoint holds of a run, and how the run takes it up again.
 
 No random generator is in it: every draw is a function of the seed and the position (law 1), those of the network too,
-see `seed_network`.
+see `trainer.step.seed_network`.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from trainer.batch_norm import (
     average_statistics,
@@ -18,7 +16,6 @@ from trainer.batch_norm import (
     statistics_for,
     with_statistics,
 )
-from trainer.data.random import counter_uint64
 from trainer.errors import UsageError
 from trainer.recalibration import Population
 from trainer.recipe import recipe_to_dict
@@ -26,18 +23,6 @@ from trainer.run_folder import versions
 
 if TYPE_CHECKING:
     from trainer.train import Run
-
-STREAM_NETWORK: Final = 16
-"""Of random draws (see `trainer.data.random`) in the network, such as dropout."""
-
-
-def seed_network(seed: int, position: int) -> None:
-    """Seed torch's generators for the micro-batch that begins at `position` of the stream of samples."""
-    # Not torch.manual_seed, which asks every kind of device there might be and takes as long as a small layer.
-    number = int(counter_uint64(seed, STREAM_NETWORK, position)[0] >> 1)
-    torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(number)
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -49,7 +34,7 @@ def state_of(run: Run) -> dict[str, Any]:
     moving = gather_statistics(run.module)
     population = run.population if run.is_recalibrated else None
     statistics = average_statistics(moving) if population is None else population.statistics
-    scaler = run.accelerator.scaler
+    scaler = run.sgd.scaler
     return {
         "step": run.step_number,
         "samples": run.samples,
@@ -57,8 +42,8 @@ def state_of(run: Run) -> dict[str, Any]:
         "batch_norm_of_ranks": moving,
         "ema": None if run.ema is None else run.ema.state_dict(None if population is None else population.of_ema),
         "recalibrated": None if population is None else population.facts(),
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler is not None else None,
+        "optimizer": run.sgd.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler.is_enabled() else None,
         "schedule": run.schedule.state_dict(),
         "validated": run.validated,
         "best": run.best,
@@ -84,7 +69,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     try:
         run.module.load_state_dict(state["model"])
         # The rates and decays of the recipe stay: a change that was allowed is meant.
-        run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        run.sgd.optimizer.load_state_dict({**run.sgd.optimizer.state_dict(), "state": state["optimizer"]["state"]})
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -96,8 +81,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     elif run.ema is not None:
         run.ema.begin()
     run.population = Population.in_state(run.module, state)
-    if run.accelerator.scaler is not None and state["scaler"] is not None:
-        run.accelerator.scaler.load_state_dict(state["scaler"])
+    if run.sgd.scaler.is_enabled() and state["scaler"] is not None:
+        run.sgd.scaler.load_state_dict(state["scaler"])
     run.schedule.load_state_dict(state["schedule"])
     run.samples, run.validated, run.best = state["samples"], state["validated"], state["best"]
     run.skipped, run.nonfinite = state["skipped"], state["nonfinite"]

@@ -18,7 +18,6 @@ from statistics import fmean
 from typing import Any, Final, NoReturn
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -34,18 +33,19 @@ from trainer.data.readahead import reading_ahead
 from trainer.ema import MovingAverage
 from trainer.errors import Interrupted, Preempted, RunError
 from trainer.evaluation.network import Network
-from trainer.gradients import ExactGradients
-from trainer.models import create_model, parameter_groups
-from trainer.nonfinite import StepGuard, is_finite
+from trainer.models import create_model
+from trainer.nonfinite import is_finite
+from trainer.precision import notice_of
 from trainer.processes import check_world_size, start_accelerator
 from trainer.recalibration import Population
 from trainer.recipe import Recipe
 from trainer.record import Record
 from trainer.run_data import RunData
 from trainer.run_folder import open_run_folder, versions
-from trainer.run_state import restore, seed_network, state_of
+from trainer.run_state import restore, state_of
 from trainer.saver import Saver
 from trainer.schedule import Schedule
+from trainer.step import TrainingStep, skips_nonfinite
 from trainer.stops import Stop, Stopped, describe
 from trainer.validation import validate
 from trainer.window import Window, sum_over_ranks
@@ -100,25 +100,17 @@ class Run:
         self.global_batch, self.micro_batch = recipe.optimizer.global_batch, recipe.optimizer.micro_batch
         check_world_size(recipe, self.world_size)
         self.agreement = Agreement(self.world_size, recipe.trainer.timeout)
-        self.data = RunData(recipe, accelerator.device)
+        self.data = data = RunData(recipe, accelerator.device)
 
         set_seed(recipe.seed)
         self.module = create_model(num_classes=len(self.data.train.classes), **asdict(recipe.model))
         self.module.to(memory_format=torch.channels_last)
         set_momentum(self.module, updates=self.global_batch // self.world_size // self.micro_batch)
-        optimizer = torch.optim.SGD(
-            parameter_groups(self.module, recipe.optimizer.decay, recipe.optimizer.weight_decay),
-            lr=recipe.optimizer.lr,
-            momentum=recipe.optimizer.momentum,
-        )
-        # `model` is what a step calls (DDP, autocast); `module` the bare network, whose names checkpoints have.
-        self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
-        size, data = recipe.data.size, self.data
-        self.network = Network(self.module, size, data.statistics, data.mean_image, accelerator.device)
+        self.notes: list[str] = []  # for people, told with the next line of the log
+        self.sgd = TrainingStep(recipe, self.module, data.preprocess, accelerator, lambda note: self.notes.append(note))
+        self.network = Network(self.module, recipe.data.size, data.statistics, data.mean_image, accelerator.device)
         self.ema = MovingAverage(self.module, recipe.optimizer.ema) if recipe.optimizer.ema else None
         self.population: Population | None = None  # of the position that it says, the end of a budget
-        self.exact = ExactGradients(self.module) if recipe.trainer.deterministic else None
-        self.guard = StepGuard(self.module, accelerator.scaler is None) if self._skips_nonfinite else None
         self.schedule = Schedule(recipe)
         self.budget = recipe.samples(recipe.schedule.budget)
         self.log_every = recipe.samples(recipe.log.every)
@@ -184,7 +176,7 @@ class Run:
             reading_ahead(read_ahead(self.recipe, self.data.train, self.data.order.chunks), order) as requests,
             contextlib.closing(self.data.train_loader.load(requests)) as batches,
         ):
-            self.model.train()
+            self.module.train()
             self.window.begin()
             self.status.activity = "training"
             for batch in batches:
@@ -192,38 +184,12 @@ class Run:
                 self._after_step(batch)
 
     def step(self, batch: Batch) -> None:
-        """One iteration of SGD on this rank's share of a global batch.
-
-        The share goes through the network in micro-batches. Gradients are averaged over micro-batches and ranks;
-        all are of one size, so this is the gradient of the mean loss over the global batch (trap T17).
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.status.lr = self.schedule.lr(self.samples)
-        if self.guard is not None:
-            self.guard.begin()
-        parts = list(zip(*(t.split(self.micro_batch) for t in (batch.images, batch.labels, batch.colour)), strict=True))
+        """One iteration of SGD on this rank's share of a global batch (see `TrainingStep`), at the schedule's rate."""
+        self.status.lr = self.schedule.lr(self.samples)
         first = self.samples + self.rank * len(batch.labels)
-        mean_loss, correct = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for number, (images, labels, colour) in enumerate(parts):
-            seed_network(self.recipe.seed, first + number * self.micro_batch)
-            ranks_wait = number + 1 < len(parts) or self.exact is not None
-            with self.accelerator.no_sync(self.model) if ranks_wait else contextlib.nullcontext():
-                scores = self.model(self.data.preprocess(images, colour))
-                loss = F.cross_entropy(scores, labels)
-                self.accelerator.backward(loss if self.exact is not None else loss / len(parts))
-            if self.exact is not None:
-                self.exact.add()
-            mean_loss += loss.detach() / len(parts)
-            correct += (scores.detach().argmax(dim=1) == labels).sum()
-        if self.exact is not None:
-            self.exact.finish(self.global_batch // self.micro_batch)
-        if self.guard is None or self.guard.allows(mean_loss):
-            self.optimizer.step()
-            if self.ema is not None and not self.optimizer.step_was_skipped:  # by a scaler
-                self.ema.update()
-        else:
-            mean_loss.fill_(math.nan)  # so that it is told of and counted, also where only a gradient was not finite
-        self.optimizer.zero_grad()
+        mean_loss, correct, stepped = self.sgd(batch, first, self.status.lr)
+        if self.ema is not None and stepped:
+            self.ema.update()
         self.window.add_step(mean_loss, correct)
         self.samples += self.global_batch
         self.status.samples = self.samples
@@ -245,7 +211,7 @@ class Run:
     def save(self) -> None:
         """Have a checkpoint written; the main process does, behind the loop."""
         self.status.activity = "saving"
-        if not is_finite(self.module, self.optimizer):
+        if not is_finite(self.module, self.sgd.optimizer):
             raise RunError(
                 f"the weights are not finite after step {self.step_number:,}, so they were not saved; "
                 f"{self._last_checkpoint()}. {LOWER_THE_RATE}"
@@ -359,6 +325,7 @@ class Run:
             if not math.isfinite(value):
                 self._nonfinite(self.step_number - len(sums.losses) + place, value)
         self.window.is_first = False
+        self._tell_notes()
         self.window.begin()
 
     def _nonfinite(self, step: int, loss: float) -> None:
@@ -367,7 +334,7 @@ class Run:
         self.note("nonfinite", step=step + 1, loss=str(loss), sample_ids=ids)
         more = f" and {len(ids) - NAMED_SAMPLES} more, in metrics.jsonl" if len(ids) > NAMED_SAMPLES else ""
         what = f"the loss is {loss} at step {step + 1:,}, of samples {', '.join(map(str, ids[:NAMED_SAMPLES]))}{more}"
-        if not self._skips_nonfinite:
+        if not skips_nonfinite(self.recipe):
             raise RunError(
                 f"{what}; {self._last_checkpoint()}. {LOWER_THE_RATE}, or leave such steps out: "
                 "trainer.on_nonfinite=skip"
@@ -380,10 +347,6 @@ class Run:
                 f"{LOWER_THE_RATE}"
             )
         self.console.message(f"{what}: skipped, {self.nonfinite} of at most {most}")
-
-    @property
-    def _skips_nonfinite(self) -> bool:
-        return self.recipe.trainer.on_nonfinite == "skip"
 
     def note(self, kind: str, **values: Any) -> None:
         """Write a line of metrics, of this position."""
@@ -400,10 +363,16 @@ class Run:
             else:
                 print(text, file=sys.stderr, flush=True)
 
-    def _announce(self) -> None:
-        notices = [notice for notice in (self.data.train.notice, self.data.val.notice) if notice is not None]
-        for note in [*self.opened.notes, *notices]:
+    def _tell_notes(self) -> None:
+        for note in self.notes:
             self.console.message(f"note: {note}")
+        self.notes.clear()
+
+    def _announce(self) -> None:
+        precision = notice_of(self.accelerator.device, self.recipe.precision)
+        notices = [n for n in (self.data.train.notice, self.data.val.notice, precision) if n is not None]
+        self.notes = [*self.opened.notes, *self.notes, *notices]
+        self._tell_notes()
         resumed = f"going on at step {self.step_number:,}" if self.samples else "starting"
         self.console.message(
             f"{self.recipe.run_dir}: {resumed} of {self.budget // self.global_batch:,}; {self.recipe.model.name}, "

@@ -12,6 +12,7 @@ import numpy as np
 from trainer.batch_norm import combine_statistics, statistics_set
 from trainer.data.dataset import read_ahead
 from trainer.evaluation.evaluate import Result, Share, evaluate
+from trainer.precision import autocast
 from trainer.recalibration import Population, recalibrate_run
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def _measure(run: Run, population: Population | None) -> Result:
     requests_of_all = len(data.val_loader.requests(smallest, batch))
     if population is None:
         combine_statistics(run.module)
-    with contextlib.nullcontext() if population is None else statistics_set(run.module, population.statistics):
+    statistics = contextlib.nullcontext() if population is None else statistics_set(run.module, population.statistics)
+    with statistics, autocast(run.accelerator.device, run.recipe.precision):
         results = evaluate(
             [run.network],
             [data.protocol],

@@ -9,7 +9,8 @@ from typing import Any, Final
 from trainer.plan.curve import part_of, with_batches
 from trainer.plan.model import Estimate
 from trainer.plan.saved import Saved, find_device
-from trainer.plan.speed import Precision, speed_of
+from trainer.plan.speed import speed_of
+from trainer.recipe import Precision
 
 LEAST_GAIN: Final = 0.03
 NEARLY_ALL: Final = 0.97

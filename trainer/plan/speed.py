@@ -8,7 +8,6 @@ than it is. `tests/plan` holds this against published figures of other depths.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from trainer.errors import UsageError
 from trainer.plan.constants import (
@@ -24,9 +23,7 @@ from trainer.plan.constants import (
 from trainer.plan.cost import NetworkCost
 from trainer.plan.network import network_cost
 from trainer.plan.saved import Saved, StepFigure, find_device
-from trainer.recipe import ModelRecipe
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from trainer.recipe import ModelRecipe, Precision
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,13 @@ def speed_of(name: str, network: NetworkCost, precision: Precision, saved: Saved
     """
     device = find_device(name, saved)
     measured = saved.step(name, precision)
-    kind: Kind = "single" if precision == "fp32" else "half"
+    kind: Kind = "half" if precision in ("bf16", "fp16") else "single"
     if measured is None:
+        if precision == "tf32":
+            raise UsageError(
+                f"--gpu {name}: there is no figure of it in tf32; give precision=fp32 or bf16, or measure one: "
+                "trainer bench step --save"
+            )
         if precision == "bf16" and not device.bf16:
             raise UsageError(f"--gpu {name}: there is no figure of it in bf16; give precision=fp16 or precision=fp32")
         if device.half is None and kind == "half":

@@ -1,0 +1,89 @@
+"""torch.compile, where there is a compiler; without one, the same network as it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+
+from trainer.errors import UsageError
+
+MOST_SHAPES: Final = 64
+"""Of one network, compiled one by one: two for each size of a progressive resizing where ranks accumulate gradients."""
+
+COMPILERS: Final = ("cc", "gcc", "clang")
+"""That Triton looks for."""
+
+
+def missing_for(device: torch.device) -> str | None:
+    """What compiling for `device` lacks, and what to do: a line. None: nothing."""
+    if device.type == "cuda":
+        try:
+            import triton  # type: ignore[import-untyped]  # noqa: F401
+        except ImportError:
+            return "there is no Triton (python -m pip install triton)"
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            return f"Triton does not know {torch.cuda.get_device_name(device)}"
+        if not any(map(shutil.which, COMPILERS)):
+            return "there is no C compiler, which Triton needs (install gcc)"
+        return None
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "there is no C++ compiler (install g++)"
+    return None
+
+
+class Compiled:
+    """`network`, compiled for each shape that it is called with, when it is called so for the first time.
+
+    Args:
+        required: what cannot be compiled is an error, and not only told of.
+        cuda_graphs: the GPU is given a whole pass at once.
+        tell: takes a line for people.
+
+    Raises:
+        UsageError: it is required, and cannot be compiled here.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        required: bool,
+        cuda_graphs: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._network, self._required, self._cuda_graphs, self._tell = network, required, cuda_graphs, tell
+        self._compiled: Callable[..., Any] | None = None
+        missing = missing_for(device)
+        if missing is not None:
+            self._give_up(missing)
+            return
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+        self._compiled = torch.compile(network, dynamic=False, mode="reduce-overhead" if cuda_graphs else None)
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        if self._compiled is None:
+            return self._network(*inputs)
+        if self._cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        try:
+            return self._compiled(*inputs)
+        except TorchDynamoException as error:  # compiling comes first: nothing was computed yet
+            self._give_up(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            return self._network(*inputs)
+
+    def _give_up(self, reason: str) -> None:
+        self._compiled = None
+        if self._required:
+            raise UsageError(f"step.compile is true, and cannot be: {reason}; or give step.compile=false")
+        self._tell(f"the network is not compiled, which costs speed alone: {reason}")
