@@ -23,10 +23,21 @@ def test_a_flag_of_any_rank_is_the_flag_of_all() -> None:
     assert on_ranks(3, ask_twice) == [[[15, 2], [0, 0]]] * 3
 
 
+def exchange_thrice(rank: int) -> list[list[int]]:
+    agreement = Agreement(dist.get_world_size(), timeout=30)
+    found = [agreement.exchange(15 * (rank == 2), rank), agreement.exchange(0, 5 - rank), agreement.exchange(1, 1)]
+    return [*found, agreement.highest(rank), agreement.exchange(9)]
+
+
+def test_what_is_exchanged_while_a_step_is_computed_is_known_after_it() -> None:
+    assert on_ranks(3, exchange_thrice) == [[[0, 0], [15, 2], [0, 5], [2], [0]]] * 3
+
+
 def test_alone_everybody_agrees() -> None:
     agreement = Agreement(1, timeout=1)
     agreement.wait()
     assert agreement.highest(3, True, 0) == [3, 1, 0]
+    assert agreement.exchange(3, True, 0) == [3, 1, 0]
 
 
 def ask_one_who(rank: int, absent: str) -> str:

@@ -20,13 +20,13 @@ KEPT_BLOCK: Final = 1 << 30
 
 
 def prepare_cpu() -> None:
-    """For a process whose device is the CPU: its share of the node's cores, and memory that is kept for the next step.
+    """For a process whose device is the CPU: no more than its share of the node's cores, and memory that is kept.
 
     torch takes all cores of the host, whatever a container may use; OMP_NUM_THREADS has the last word. And glibc gives
     every large activation back to the kernel when it is freed, which clears its pages anew for the next one: a tenth
     of a step of ResNet-18 at 64 pixels.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > default_threads():
         torch.set_num_threads(default_threads())
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -39,5 +39,6 @@ class ExactGradients:
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self._flat)
         for parameter, total in zip(self._parameters, self._sums, strict=True):
-            parameter.grad = (total / micro_batches).to(parameter.dtype)
+            # In the parameter's memory format: the fused optimizer goes through both as they lie in memory.
+            parameter.grad = torch.empty_like(parameter).copy_(total / micro_batches)
         self._flat.zero_()

@@ -68,8 +68,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     """
     try:
         run.module.load_state_dict(state["model"])
-        # The rates and decays of the recipe stay: a change that was allowed is meant.
-        run.sgd.optimizer.load_state_dict({**run.sgd.optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        run.sgd.load_optimizer(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -134,6 +134,15 @@ class TrainingStep:
             mean_loss.fill_(math.nan)  # so that it is told of and counted, also where only a gradient was not finite
         self.optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         return mean_loss, correct, allowed
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Take up the momentum of an optimizer's state. Rates and decays stay the recipe's, whose change is meant."""
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["state"]})
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    # The fused optimizer goes through parameter and momentum as they lie in memory, in one format.
+                    values[name] = torch.empty_like(parameter).copy_(value)
 
     def _gradients(self, batch: Batch, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = batch.images, batch.labels, batch.colour

@@ -229,8 +229,10 @@ class Run:
         self.status.samples = self.samples
         self.stop.set_unsaved(True)
         self.saver.check()
-        cause, minutes_over = self.agreement.highest(self.stop.cause, self._minutes_are_over())
-        due, save = self._due(self.validate_every), self._due(self.save_every) or bool(minutes_over)
+        # What all ranks said after the step before, so that none of them waits for another.
+        cause, minutes_over = self.agreement.exchange(self.stop.cause, self._minutes_are_over())
+        just_saved = self.saved_at >= self.samples - self.global_batch  # so that is what was asked for
+        due, save = self._due(self.validate_every), self._due(self.save_every) or (minutes_over > 0 and not just_saved)
         if self._due(self.log_every) or due or save or cause or self.window.is_first:
             self._log()
         self.console.tick()
