@@ -1,0 +1,412 @@
+"""The step: compiled or not, on one rank or several, it computes the same; and it never waits for the device."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.ranks import on_ranks
+from tests.small import begin_anew
+from trainer.compiled import Compiled
+from trainer.data.colour import IMAGENET, Preprocess
+from trainer.data.loader import Batch
+from trainer.errors import UsageError
+from trainer.models import create_model
+from trainer.precision import autocast
+from trainer.processes import has_static_graph, start_accelerator
+from trainer.recipe import Recipe
+from trainer.step import Objective, TrainingStep, should_compile
+
+CLASSES, SIZE = 5, 16
+
+
+def small_recipe(batch: int, micro_batch: int, **step: Any) -> Recipe:
+    recipe = Recipe()
+    recipe.model.name = "cifar_resnet20"
+    recipe.optimizer.global_batch, recipe.optimizer.micro_batch = batch, micro_batch
+    recipe.optimizer.lr = 0.01
+    recipe.step.compile = False
+    for key, value in step.items():
+        setattr(recipe.step, key, value)
+    return recipe
+
+
+def a_network() -> torch.nn.Module:
+    torch.manual_seed(1)
+    network = create_model("cifar_resnet20", num_classes=CLASSES)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.train()
+
+
+class Block(torch.nn.Module):
+    """A network that is compiled in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv1 = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1, self.bn2 = torch.nn.BatchNorm2d(8), torch.nn.BatchNorm2d(8)
+        self.conv2 = torch.nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.fc = torch.nn.Linear(8, CLASSES)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.fc(F.relu(self.bn2(self.conv2(x)) + x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def a_batch(count: int, first: int = 0, seed: int = 0) -> Batch:
+    """Part of a batch of 32."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (32, SIZE, SIZE, 3), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, CLASSES, (32,), generator=draw)
+    colour = torch.randn(32, 3, generator=draw)
+    mine = slice(first, first + count)
+    return Batch(images[mine], labels[mine], colour[mine], np.arange(count), np.empty(0, np.int64), 0.0)
+
+
+def a_step(recipe: Recipe, network: torch.nn.Module, notes: list[str] | None = None) -> TrainingStep:
+    begin_anew()
+    accelerator = start_accelerator(recipe)
+    preprocess = Preprocess(IMAGENET, recipe.data.colour).to(accelerator.device)
+    return TrainingStep(recipe, network, preprocess, accelerator, (notes if notes is not None else []).append)
+
+
+def weights(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float = 1e-5) -> None:
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+# What it computes.
+
+
+def test_it_is_sgd_on_the_mean_loss_of_the_batch() -> None:
+    network = a_network()
+    reference = copy.deepcopy(network)
+    recipe = small_recipe(32, 32)
+    recipe.optimizer.weight_decay, recipe.optimizer.label_smoothing = 1e-2, 0.1
+    step = a_step(recipe, network)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-2)
+    for number in range(3):
+        batch = a_batch(32, seed=number)
+        loss, correct, stepped = step(batch, 32 * number, 0.05)
+        pixels = (batch.images.permute(0, 3, 1, 2).float() - torch.tensor(IMAGENET.mean).view(1, 3, 1, 1)) / (
+            torch.tensor(IMAGENET.std).view(1, 3, 1, 1)
+        )
+        shift = (batch.colour * 0.1 * torch.tensor(IMAGENET.eigenvalues)) @ torch.tensor(IMAGENET.eigenvectors).T
+        scores = reference(pixels + (shift / torch.tensor(IMAGENET.std)).view(-1, 3, 1, 1))
+        expected = F.cross_entropy(scores, batch.labels, label_smoothing=0.1)
+        expected.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert float(loss) == pytest.approx(expected.item(), rel=1e-4)
+        assert int(correct) == int((scores.argmax(1) == batch.labels).sum())
+        assert stepped
+    assert_close(weights(network), weights(reference), 1e-4)
+
+
+def test_accumulating_gradients_is_the_large_batch() -> None:
+    """In inference mode of batch norm, where images do not see each other."""
+    found = []
+    for micro_batch in (32, 8, 1):
+        network = a_network().eval()
+        step = a_step(small_recipe(32, micro_batch), network)
+        losses = [float(step(a_batch(32, seed=number), 32 * number, 0.01)[0]) for number in range(2)]
+        found.append((losses, weights(network)))
+    for losses, trained in found[1:]:
+        assert losses == pytest.approx(found[0][0], rel=1e-5)
+        assert_close(trained, found[0][1])
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_gradient_and_momentum_lie_in_memory_as_their_parameter_does(deterministic: bool) -> None:
+    network = a_network()
+    recipe = small_recipe(16, 8)
+    recipe.trainer.deterministic = deterministic
+    step = a_step(recipe, network)
+    seen: list[bool] = []
+    step.optimizer.register_step_pre_hook(
+        lambda *_: seen.extend(p.stride() == p.grad.stride() for p in network.parameters() if p.grad is not None)
+    )
+    step(a_batch(16), 0, 0.1)
+    state = step.optimizer.state_dict()
+    for values in state["state"].values():  # as optimizers that are not fused left it
+        values["momentum_buffer"] = values["momentum_buffer"].contiguous()
+    step.load_optimizer(state)
+    assert len(seen) == len(list(network.parameters()))
+    assert all(seen)
+    for parameter, values in step.optimizer.state.items():
+        assert values["momentum_buffer"].stride() == parameter.stride()
+    torch.use_deterministic_algorithms(False)
+
+
+# What it does not do.
+
+
+class Operators(TorchDispatchMode):
+    """Names of what is called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = {"_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal", "_to_copy_to_cpu"}
+"""Operators whose result the host has to wait for."""
+
+
+@pytest.mark.parametrize("micro_batch", [16, 8])
+def test_nothing_in_it_waits_for_the_device(micro_batch: int) -> None:
+    step = a_step(small_recipe(16, micro_batch), a_network())
+    step(a_batch(16), 0, 0.1)
+    with Operators() as operators:
+        step(a_batch(16), 16, 0.1)
+    assert "convolution" in operators.names
+    assert not WAITING & set(operators.names)
+    with Operators() as operators:
+        float(torch.ones(1))
+    assert WAITING & set(operators.names)
+
+
+# Compiled.
+
+
+@pytest.fixture
+def fresh_compiler() -> Any:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_a_compiled_step_computes_what_the_other_does(fresh_compiler: None) -> None:
+    found = []
+    for compile_ in (False, True):
+        network = Block()
+        notes: list[str] = []
+        step = a_step(small_recipe(16, 8, compile=compile_), network, notes)
+        losses = [float(step(a_batch(16, seed=number), 16 * number, 0.01)[0]) for number in range(3)]
+        assert notes == []
+        found.append((losses, weights(network)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    assert_close(found[1][1], found[0][1], 1e-3)
+
+
+def test_compiled_preprocessing_is_one_kernel(fresh_compiler: None) -> None:
+    from torch._inductor import metrics
+
+    preprocess = Preprocess(IMAGENET, sigma=0.1)
+
+    def to_bf16(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        offset = preprocess.offset + shift.view(-1, 3, 1, 1)
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        return torch.addcmul(offset, pixels, preprocess.scale, out=pixels).to(torch.bfloat16)
+
+    batch = a_batch(4)
+    shift = batch.colour @ preprocess.shift
+    metrics.reset()
+    found = torch.compile(to_bf16, dynamic=False)(batch.images, shift)
+    assert metrics.generated_kernel_count == 1
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, preprocess(batch.images, batch.colour).to(torch.bfloat16))
+
+
+class Sum(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * 2).sum()
+
+
+def compiled(required: bool, notes: list[str]) -> Compiled:
+    return Compiled(Sum(), torch.device("cpu"), required=required, cuda_graphs=False, tell=notes.append)
+
+
+def test_one_graph_a_size_however_often_sizes_come_back(fresh_compiler: None) -> None:
+    counter = torch._dynamo.testing.CompileCounter()  # type: ignore[attr-defined]
+    network = torch.compile(Sum(), backend=counter, dynamic=False)
+    for size in (128, 160, 192, 128, 160, 192):
+        network(torch.ones(size))
+    assert counter.frame_count == 3
+
+
+def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.compiled.missing_for", lambda device: "there is no C++ compiler (install g++)")
+    notes: list[str] = []
+    assert float(compiled(False, notes)(torch.ones(3))) == 6
+    assert notes == ["the network is not compiled, which costs speed alone: there is no C++ compiler (install g++)"]
+
+
+def test_without_a_compiler_it_is_refused_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.compiled.missing_for", lambda device: "there is no C++ compiler (install g++)")
+    with pytest.raises(UsageError, match=r"step\.compile is true, and cannot be: there is no C\+\+ compiler"):
+        compiled(True, [])
+
+
+def test_a_compiler_that_fails_is_told_of_once_and_the_network_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_compiler: None
+) -> None:
+    (tmp_path / "g++").write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
+    (tmp_path / "g++").chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "g++"),))
+    notes: list[str] = []
+    network = compiled(False, notes)
+    assert [float(network(torch.ones(777, dtype=torch.float16) * n)) for n in (1, 2)] == [1554, 3108]
+    assert len(notes) == 1
+    assert "\n" not in notes[0]
+
+
+def test_gpus_compile_unless_it_is_to_be_deterministic() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    recipe = Recipe()
+    assert should_compile(recipe, gpu)
+    assert not should_compile(recipe, cpu)
+    recipe.trainer.deterministic = True
+    assert not should_compile(recipe, gpu)
+    recipe.step.compile = True
+    assert should_compile(recipe, gpu)
+    assert should_compile(recipe, cpu)
+
+
+# Several ranks.
+
+
+def train_on_rank(
+    rank: int,
+    micro_batch: int,
+    step_options: dict[str, Any],
+    steps: int,
+    network_of: Callable[[], torch.nn.Module] = a_network,
+) -> dict[str, Any]:
+    """Steps on this rank's share of batches of 32; what they cost in collectives."""
+    world_size = dist.get_world_size()
+    os.environ |= {name: str(world_size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # asked for, though there is a group already
+    recipe = small_recipe(32, micro_batch, **step_options)
+    network = network_of()
+    network.eval()  # images do not see each other, so that all ranks together are one
+    step = a_step(recipe, network)
+    share = 32 // world_size
+    losses, collectives = [], []
+    for number in range(steps):
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            loss, _, _ = step(a_batch(share, rank * share, seed=number), 32 * number + rank * share, 0.01)
+        losses.append(float(loss))
+        names = [event.name for event in recorded.events() or [] if event.name.startswith("gloo:")]
+        collectives.append(names)
+    ddp = step._ddp
+    assert ddp is not None
+    return {
+        "losses": losses,
+        "weights": weights(network),
+        "collectives": collectives,
+        "static": ddp.static_graph,
+        "buckets": len(ddp._get_ddp_logging_data().get("rebuilt_bucket_sizes", "").split(",")),
+    }
+
+
+def alone(steps: int, network_of: Callable[[], torch.nn.Module] = a_network) -> tuple[list[float], list[torch.Tensor]]:
+    network = network_of().eval()
+    step = a_step(small_recipe(32, 32), network)
+    losses = [float(step(a_batch(32, seed=number), 32 * number, 0.01)[0]) for number in range(steps)]
+    return losses, weights(network)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(2, 16), (2, 8), (4, 8), (4, 4)])
+def test_ranks_together_make_the_step_of_one(world_size: int, micro_batch: int) -> None:
+    """With a static graph, where a rank has one micro-batch, and without."""
+    losses, expected = alone(4)
+    ranks = on_ranks(world_size, train_on_rank, micro_batch, {}, 4)
+    means = [sum(step) / world_size for step in zip(*(rank["losses"] for rank in ranks), strict=True)]
+    assert means == pytest.approx(losses, rel=1e-4)
+    for rank in ranks:
+        assert rank["static"] == (world_size * micro_batch == 32)
+        assert_close(rank["weights"], expected, 1e-4)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_a_step_has_one_set_of_bucketed_all_reduces_and_no_other_collective(world_size: int) -> None:
+    for rank in on_ranks(world_size, train_on_rank, 4, {}, 3):
+        for names in rank["collectives"][1:]:
+            assert set(names) == {"gloo:all_reduce"}
+            assert len(names) == rank["buckets"]
+
+
+def test_gradients_may_travel_in_16_bits() -> None:
+    losses, expected = alone(3)
+    ranks = on_ranks(2, train_on_rank, 16, {"all_reduce": "bf16"}, 3)
+    means = [sum(step) / 2 for step in zip(*(rank["losses"] for rank in ranks), strict=True)]
+    assert means == pytest.approx(losses, rel=1e-2)
+    assert all(map(torch.equal, ranks[0]["weights"], ranks[1]["weights"]))
+    assert not all(map(torch.equal, ranks[0]["weights"], expected))
+    assert_close(ranks[0]["weights"], expected, 1e-3)
+
+
+def test_compiled_ranks_make_the_step_of_one() -> None:
+    _, expected = alone(3, Block)
+    for rank in on_ranks(2, train_on_rank, 8, {"compile": True}, 3, Block):
+        assert_close(rank["weights"], expected, 1e-3)
+
+
+def test_a_graph_is_static_only_if_every_backward_pass_averages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    recipe = small_recipe(256, 32)
+    assert has_static_graph(recipe)
+    recipe.trainer.deterministic = True
+    assert not has_static_graph(recipe)
+    assert not has_static_graph(small_recipe(256, 16))
+
+
+# Precision.
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_only_gpus_have_is_refused_on_a_cpu(precision: Any) -> None:
+    recipe = Recipe(precision=precision)
+    with pytest.raises(UsageError, match=f"precision is {precision}, which needs a GPU; use bf16 or fp32 on a CPU"):
+        start_accelerator(recipe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_graphs_are_refused_on_a_cpu() -> None:
+    with pytest.raises(UsageError, match=r"step\.cuda_graphs is true, which needs a GPU"):
+        start_accelerator(small_recipe(8, 8, compile=True, cuda_graphs=True))
+
+
+def test_tf32_is_used_only_where_the_recipe_says_so() -> None:
+    begin_anew()
+    start_accelerator(Recipe(precision="bf16"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_bf16_computes_convolutions_in_16_bits_and_the_loss_in_32() -> None:
+    device = torch.device("cpu")
+    objective = Objective(a_network(), Preprocess(IMAGENET), "bf16", 0.0)
+    seen: list[torch.dtype] = []
+    network: Any = objective.network
+    network.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batch = a_batch(4)
+    loss, correct = objective(batch.images, batch.labels, batch.colour)
+    assert (seen, loss.dtype, correct.dtype) == ([torch.bfloat16], torch.float32, torch.int64)
+    with autocast(device, "fp32"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
