@@ -262,7 +262,7 @@ class Run:
     def ask_to_stop(self, requests: int, requests_of_all: int) -> None:
         """While a validation or recalibration goes on. Some ranks have one request more: of that nobody asks."""
         if requests <= requests_of_all:
-            cause = self.agreement.highest(self.stop.cause)[0]
+            cause, _ = self.agreement.exchange(self.stop.cause, False)
             if cause:
                 raise Stopped(cause)
 
