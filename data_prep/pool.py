@@ -18,6 +18,7 @@ from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, Generic, TypeVar
 
+from trainer.allocator import keep_freed_memory
 from trainer.errors import RunError, UsageError
 
 Task = TypeVar("Task")
@@ -156,6 +157,7 @@ class _Worker(Generic[Task]):
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     """The worker: answer each task until the parent closes the pipe, or is gone."""
+    keep_freed_memory()
     warnings.simplefilter("ignore")  # Pillow's, on metadata that is not used; what counts it raises
     try:
         while True:
