@@ -15,6 +15,10 @@ import torch
 from trainer.errors import UsageError
 from trainer.recipe import Precision
 
+AMPERE: Final = (8, 0)
+"""Compute capability of the first NVIDIA GPUs with bf16 and TF32 arithmetic (CUDA C++ Programming Guide, table of
+arithmetic instructions). Older ones emulate bf16."""
+
 HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,7 +31,7 @@ def use_precision(precision: Precision) -> None:
     on_gpu = torch.cuda.is_available()
     if precision in ("fp16", "tf32") and not on_gpu:
         raise UsageError(f"precision is {precision}, which needs a GPU; use bf16 or fp32 on a CPU")
-    if precision == "tf32" and torch.cuda.get_device_capability() < (8, 0):
+    if precision == "tf32" and torch.cuda.get_device_capability() < AMPERE:
         raise UsageError(
             f"precision is tf32, which {torch.cuda.get_device_name()} does not have (it came "
             "with Ampere); use fp16 or fp32"
@@ -52,7 +56,7 @@ def notice_of(device: torch.device, precision: Precision) -> str | None:
         return None
     if device.type == "cpu" and not _cpu_has_bf16():
         return "precision is bf16, which this CPU only emulates, many times slower than precision=fp32"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
         return "precision is bf16, which this GPU only emulates; precision=fp16 is faster"
     return None
 

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 from trainer.doctor.check import GIB, MIB, Check, guarded, size
 from trainer.doctor.disk import Rate, judge_disk
-from trainer.doctor.gpus import judge_precision, judge_use, runs_on
+from trainer.doctor.gpus import judge_compiler, judge_precision, judge_use, runs_on
 from trainer.doctor.machine import (
     judge_batches,
     judge_cores,
@@ -180,6 +180,22 @@ class TestGpus:
         assert judge_precision((8, 0), "bf16").status == "ok"
         assert judge_precision((7, 5), "bf16").advice == "take precision=fp16"
         assert judge_precision((7, 5), "fp16").status == "ok"
+
+    @pytest.mark.parametrize(
+        ("missing", "asked", "status"),
+        [
+            (None, None, "ok"),
+            ("there is no Triton", None, "warn"),
+            ("there is no Triton", True, "fail"),
+            ("there is no Triton", False, "ok"),
+        ],
+    )
+    def test_a_compiler_is_missed_where_it_is_asked_for(
+        self, missing: str | None, asked: bool | None, status: str
+    ) -> None:
+        recipe = Recipe()
+        recipe.step.compile = asked
+        assert judge_compiler(missing, recipe).status == status
 
     def test_gpus_that_get_no_process(self) -> None:
         assert judge_use(8, None) == []

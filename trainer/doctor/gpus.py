@@ -12,12 +12,10 @@ from typing import Final
 
 import torch
 
+from trainer.compiled import missing_for
 from trainer.doctor.check import Check, fail, guarded, ok, size, warn
+from trainer.precision import AMPERE
 from trainer.recipe import Recipe
-
-BF16_SINCE: Final = (8, 0)
-"""Compute capability of the first GPUs with bfloat16 arithmetic: Ampere (CUDA C++ Programming Guide, table of
-arithmetic instructions). Older ones emulate it."""
 
 USED: Final = 0.2
 """Share of a GPU's memory that may be in use without a word: contexts of this run's processes, a desktop."""
@@ -30,6 +28,7 @@ def gpu_checks(recipe: Recipe | None) -> list[Check]:
     return [
         *guarded("gpu", _gpus),
         *guarded("gpu precision", lambda: _precision(recipe)),
+        *guarded("compiler", lambda: judge_compiler(missing_for(torch.device("cuda", 0)), recipe)),
         *guarded("gpu memory", _memory),
         *guarded("gpu use", lambda: judge_use(torch.cuda.device_count(), os.environ.get("LOCAL_WORLD_SIZE"))),
         *guarded("cuda", _cuda),
@@ -109,11 +108,22 @@ def _precision(recipe: Recipe | None) -> Check:
 
 def judge_precision(capability: tuple[int, int], precision: str) -> Check:
     """Whether the GPUs compute in the recipe's precision themselves."""
-    if capability >= BF16_SINCE:
+    if capability >= AMPERE:
         return ok("gpu precision", "bf16 and fp16 in hardware")
     if precision == "bf16":
         return warn("gpu precision", "precision is bf16, which this GPU only emulates", "take precision=fp16")
     return ok("gpu precision", "fp16 in hardware, bf16 is emulated")
+
+
+def judge_compiler(missing: str | None, recipe: Recipe | None) -> Check:
+    """Whether `step.compile` can have what it asks for; None asks for it where it is to be had."""
+    asked = recipe.step.compile if recipe else None
+    if missing is None:
+        return ok("compiler", "the step can be compiled")
+    if asked is False:
+        return ok("compiler", f"step.compile is false ({missing})")
+    judge = fail if asked else warn
+    return judge("compiler", "the step cannot be compiled, which costs speed", missing)
 
 
 def judge_use(gpus: int, processes: str | None) -> list[Check]:
