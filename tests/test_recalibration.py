@@ -55,7 +55,7 @@ def recalibrated(folder: Path) -> Path:
 
 
 def error_of(path: Path, folder: Path) -> Result:
-    return evaluate_checkpoints([str(path)], str(folder / "val.beton"), Options(batch=8))["center"]
+    return evaluate_checkpoints([str(path)], str(folder / "val.beton"), Options(batch=8))[16]["center"]
 
 
 @pytest.mark.parametrize("which", ["weights", "ema"])

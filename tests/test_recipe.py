@@ -76,6 +76,15 @@ def test_a_run_folder_is_a_recipe_too(recipe_file: Path, tmp_path: Path) -> None
         ("batch_norm.images=0", "batch_norm.images is 0, expected a positive number of images"),
         ("batch_norm.recalibrate=3x", "batch_norm.recalibrate: Value '3x'"),
         ("data.size=2.5", "data.size: Value '2.5'"),
+        ("data.first_size=-32", r"data.first_size is -32, expected 0 \(off\) or a number of pixels up to data.size"),
+        ("data.first_size=256", r"data.first_size is 256, .* up to data.size \(224\)"),
+        ("data.first_size=160", r"data.ramp is \[\], expected two amounts such as \[6ep, 13ep\] with data.first_size"),
+        ("data.ramp=[6ep,13ep]", r"data.ramp is .*, and none without it"),
+        ("data.ramp=[6]", "data.ramp is"),
+        ("evaluation.size=-1", "evaluation.size is -1"),
+        ("evaluation.size=288", r"evaluation.resize is 256, expected at least evaluation.size \(288\)"),
+        ("evaluation.resize=200", r"evaluation.resize is 200, expected at least data.size \(224\)"),
+        ("optimizer.label_smoothing=1", r"optimizer.label_smoothing is 1.0, expected a number in \[0, 1\)"),
         ("data.min_side=200", r"data.min_side is 200, expected at least data.size \(224\)"),
         ("data.crop=rcc", r"data.crop: Invalid value 'rcc', expected one of \['scale', 'rrc', 'padded'\]"),
         (
@@ -148,6 +157,41 @@ def test_bad_overrides_are_refused_in_one_line(recipe_file: Path, override: str,
 def test_keys_that_do_not_go_together_are_refused(recipe_file: Path) -> None:
     with pytest.raises(UsageError, match=r"data\.on_error is skip, expected stop: data\.engine=ffcv cannot replace"):
         load_recipe(recipe_file, ["data.engine=ffcv", "data.on_error=skip"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.ramp=[6ep]"], r"data\.ramp is \['6ep'\], expected two amounts"),
+        (["data.ramp=[6ep,13]"], "data.ramp: '13' is no amount of training"),
+        (["data.ramp=[13ep,6ep]"], r"data\.ramp is .*, expected two amounts in order, up to schedule\.budget"),
+        (["data.ramp=[6ep,13ep]", "schedule.budget=12ep"], r"up to schedule\.budget \(12ep\)"),
+        (["data.ramp=[6ep,13ep]", "data.crop=padded"], "data.crop is padded, expected scale or rrc"),
+        (["data.ramp=[6ep,13ep]", "data.normalize=mean_image"], "data.normalize is mean_image, expected channel"),
+        (["data.ramp=[6ep,13ep]", "data.engine=ffcv"], "data.engine is ffcv, expected native"),
+    ],
+)
+def test_crops_grow_in_order_within_the_run_and_where_they_can(
+    recipe_file: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(recipe_file, ["data.first_size=160", *overrides])
+
+
+def test_crops_may_grow_at_once(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["data.first_size=160", "data.ramp=[0ep,60ep]", "schedule.budget=60ep"])
+    assert recipe.crop_sizes == "160 to 224"
+
+
+def test_a_mean_image_is_subtracted_from_the_crops_of_training_alone(recipe_file: Path) -> None:
+    options = ["data.normalize=mean_image", "evaluation.size=192"]
+    with pytest.raises(UsageError, match=r"evaluation\.size is 192, expected 0 or data\.size \(224\) with data"):
+        load_recipe(recipe_file, options)
+
+
+def test_validation_is_of_the_trainings_size_unless_it_has_its_own(recipe_file: Path) -> None:
+    assert load_recipe(recipe_file).validation_size == 224
+    assert load_recipe(recipe_file, ["evaluation.size=192"]).validation_size == 192
 
 
 def test_a_warm_up_has_one_end(recipe_file: Path) -> None:

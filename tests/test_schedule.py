@@ -87,6 +87,12 @@ def test_cosine_falls_to_nothing_at_the_end_of_the_budget() -> None:
     assert [schedule.lr(samples) for samples in (0, 500, 1000)] == pytest.approx([0.1, 0.05, 0.0])
 
 
+def test_linear_falls_from_the_warm_up_to_nothing_at_the_end_of_the_budget() -> None:
+    schedule = Schedule(recipe(kind="linear", warmup="20it"))
+    rates = [schedule.lr(samples) for samples in (0, 100, 200, 400, 800, 1000)]
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.075, 0.025, 0.0])
+
+
 def test_warm_up_is_linear() -> None:
     schedule = Schedule(recipe(kind="constant", warmup="10it", warmup_lr=0.02))
     assert [schedule.lr(samples) for samples in (0, 50, 100, 900)] == pytest.approx([0.02, 0.06, 0.1, 0.1])

@@ -108,7 +108,15 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "fully convolutional form (default: %(default)s)",
     )
     evaluate.add_argument(
-        "--resize", type=int, metavar="PX", help="shorter side for center and ten-crop (default: the recipe's)"
+        "--size",
+        metavar="PX,...",
+        help="side of the crops, each evaluated by itself, e.g. 224,256 (default: that of the recipe's validation)",
+    )
+    evaluate.add_argument(
+        "--resize",
+        type=int,
+        metavar="PX",
+        help="shorter side for center and ten-crop (default: in proportion to the crops as in the recipe's validation)",
     )
     evaluate.add_argument(
         "--scales",

@@ -64,6 +64,11 @@ class DataRecipe:
     val: str = "data/imagenet/val.beton"
     size: int = 224
     """Side of the crops in pixels."""
+    first_size: int = 0
+    """Progressive resizing: the side of the crops at the beginning, grown to `size` over `ramp`; 0: `size` throughout.
+    A crop is the same part of its image at any size."""
+    ramp: list[str] = field(default_factory=list)
+    """When the crops begin to grow and when they have `size`, e.g. [6ep, 13ep]; between in multiples of 32 pixels."""
     crop: Literal["scale", "rrc", "padded"] = "scale"
     """`scale`: shorter side in [min_side, max_side], section 3.4. `rrc`: torchvision's RandomResizedCrop.
     `padded`: by `padding` pixels, section 4.2."""
@@ -110,6 +115,8 @@ class OptimizerRecipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay: Literal["all", "conv_and_fc", "no_norm_bias"] = "all"
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes, in the training loss; 0 is off."""
     ema: float = 0.0
     """What a step leaves of the exponential moving average of the weights, e.g. 0.9999; 0: there is none. It is in the
     checkpoints, beside the weights; validation while training is of the weights."""
@@ -146,7 +153,8 @@ class ScheduleRecipe:
     """The budget, and the learning rate over it."""
 
     budget: str = "60ep"
-    kind: Literal["plateau", "step", "cosine", "constant"] = "plateau"
+    kind: Literal["plateau", "step", "cosine", "linear", "constant"] = "plateau"
+    """Of a plateau the validation error decides; `cosine` and `linear` fall to 0 at the end of the budget."""
     factor: float = 0.1
     patience: int = 5
     """Plateau: evaluations without improvement until a drop."""
@@ -168,6 +176,8 @@ class EvaluationRecipe:
     """Validation while training: the centre crop of the image with its shorter side resized."""
 
     every: str = "1ep"
+    size: int = 0
+    """Side of the crops in pixels; 0: that of the training's, `data.size`."""
     resize: int = 256
     """The shorter side in pixels, before the crop."""
     batch: int = 256
@@ -249,6 +259,17 @@ class Recipe:
     @property
     def run_dir(self) -> Path:
         return Path(self.runs) / self.name
+
+    @property
+    def validation_size(self) -> int:
+        """Side of the validation's crops in pixels."""
+        return self.evaluation.size or self.data.size
+
+    @property
+    def crop_sizes(self) -> str:
+        """Side of the training's crops in pixels, for people: `224`, or `160 to 192` where they grow."""
+        first, last = self.data.first_size, self.data.size
+        return f"{first} to {last}" if first else f"{last}"
 
     def samples(self, amount: str) -> int:
         """An amount of training (`60ep`, `600000it`) in samples, rounded up to whole iterations."""

@@ -52,6 +52,31 @@ def check(recipe: Recipe, source: str) -> None:
         (recipe.batch_norm.images > 0, "batch_norm.images", recipe.batch_norm.images, "a positive number of images"),
         (data.size > 0, "data.size", data.size, "a positive number of pixels"),
         (
+            0 <= data.first_size <= data.size,
+            "data.first_size",
+            data.first_size,
+            f"0 (off) or a number of pixels up to data.size ({data.size})",
+        ),
+        (
+            len(data.ramp) == (2 if data.first_size else 0),
+            "data.ramp",
+            data.ramp,
+            "two amounts such as [6ep, 13ep] with data.first_size, and none without it",
+        ),
+        (not data.first_size or data.crop != "padded", "data.crop", data.crop, "scale or rrc with data.first_size"),
+        (
+            not data.first_size or data.normalize == "channel",
+            "data.normalize",
+            data.normalize,
+            "channel with data.first_size: a mean image has one size",
+        ),
+        (
+            not data.first_size or data.engine == "native",
+            "data.engine",
+            data.engine,
+            "native with data.first_size: FFCV's Loader makes crops of one size",
+        ),
+        (
             data.crop != "scale" or data.size <= data.min_side <= data.max_side,
             "data.min_side",
             data.min_side,
@@ -82,11 +107,18 @@ def check(recipe: Recipe, source: str) -> None:
         ),
         (0 <= data.threads <= 1024, "data.threads", data.threads, "0 (the cores of the node) or up to 1024 threads"),
         (data.prefetch >= 1, "data.prefetch", data.prefetch, "at least one batch"),
+        (recipe.evaluation.size >= 0, "evaluation.size", recipe.evaluation.size, "0 (data.size) or a number of pixels"),
         (
-            recipe.evaluation.resize >= data.size,
+            data.normalize == "channel" or recipe.validation_size == data.size,
+            "evaluation.size",
+            recipe.evaluation.size,
+            f"0 or data.size ({data.size}) with data.normalize=mean_image: a mean image has one size",
+        ),
+        (
+            recipe.evaluation.resize >= recipe.validation_size,
             "evaluation.resize",
             recipe.evaluation.resize,
-            f"at least data.size ({data.size})",
+            f"at least {'evaluation.size' if recipe.evaluation.size else 'data.size'} ({recipe.validation_size})",
         ),
         (recipe.evaluation.batch > 0, "evaluation.batch", recipe.evaluation.batch, "a positive number of images"),
         (0 < schedule.factor < 1, "schedule.factor", schedule.factor, "a number in (0, 1)"),
@@ -157,8 +189,19 @@ def check(recipe: Recipe, source: str) -> None:
             raise UsageError(f"{source}: {key}: {error}") from error
         if samples > 0 and key == "schedule.warmup" and schedule.warmup_until_error:
             raise UsageError(f"{source}: schedule.warmup is {amount}, expected 0it with schedule.warmup_until_error")
-        if samples == 0 and key != "schedule.warmup":
+        if samples == 0 and key not in ("schedule.warmup", "data.ramp"):
             raise UsageError(f"{source}: {key} is {amount}, expected more than nothing")
+    _check_ramp(recipe, source)
+
+
+def _check_ramp(recipe: Recipe, source: str) -> None:
+    """Whether the crops reach their size, in order and within the run."""
+    ramp, budget = recipe.data.ramp, recipe.schedule.budget
+    begin, end = (recipe.samples(amount) for amount in ramp or ("0it", "0it"))
+    if begin > end or end > recipe.samples(budget):
+        raise UsageError(
+            f"{source}: data.ramp is {ramp}, expected two amounts in order, up to schedule.budget ({budget})"
+        )
 
 
 def _is_range(values: list[float], most: float) -> bool:
@@ -171,6 +214,7 @@ def _amounts(recipe: Recipe) -> list[tuple[str, str]]:
         ("schedule.budget", recipe.schedule.budget),
         ("schedule.warmup", recipe.schedule.warmup),
         *(("schedule.milestones", milestone) for milestone in recipe.schedule.milestones),
+        *(("data.ramp", amount) for amount in recipe.data.ramp),
         ("evaluation.every", recipe.evaluation.every),
         ("checkpoint.every", recipe.checkpoint.every),
         ("log.every", recipe.log.every),

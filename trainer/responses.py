@@ -165,7 +165,7 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
 
 def _measure(trained: Trained, data: Dataset, images: int, accelerator: Accelerator) -> list[Response]:
     recipe, device, count = trained.recipe, accelerator.device, len(data.beton)
-    crops = CenterCrop(recipe.data.size, recipe.evaluation.resize)
+    crops = CenterCrop(recipe.validation_size, recipe.evaluation.resize)
     loader = Loader(data.beton, crops, device, threads=recipe.data.threads)
     ids = evaluation_ids(images, accelerator.process_index, accelerator.num_processes) * count // images
     starts = range(0, len(ids), recipe.evaluation.batch)

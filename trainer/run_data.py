@@ -39,7 +39,7 @@ class RunData:
         self.train_loader = self._training_loader(recipe, device)
         self.protocol = center(recipe.evaluation.resize)
         """Of the validation while training."""
-        size, threads = recipe.data.size, recipe.data.threads
+        size, threads = recipe.validation_size, recipe.data.threads
         self.val_loader = CutLoader(self.val.beton, all_cuts([self.protocol]), size, device, threads=threads)
         self.preprocess = Preprocess(self.statistics, recipe.data.colour, self.mean_image).to(device)
 

@@ -75,9 +75,11 @@ class Schedule:
         if samples < self._warmup:
             start = self._recipe.warmup_lr
             return start + (self._base_lr - start) * (samples / self._warmup)
+        progress = min((samples - self._warmup) / max(self._budget - self._warmup, 1), 1.0)
         if self._recipe.kind == "cosine":
-            progress = (samples - self._warmup) / max(self._budget - self._warmup, 1)
-            return self._base_lr * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+            return self._base_lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+        if self._recipe.kind == "linear":
+            return self._base_lr * (1.0 - progress)
         return self._base_lr * self._recipe.factor ** self._drops_until(samples)
 
     def observe(self, samples: int, error: float) -> Drop | None:

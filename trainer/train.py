@@ -108,7 +108,8 @@ class Run:
         set_momentum(self.module, updates=self.global_batch // self.world_size // self.micro_batch)
         self.notes: list[str] = []  # for people, told with the next line of the log
         self.sgd = TrainingStep(recipe, self.module, data.preprocess, accelerator, lambda note: self.notes.append(note))
-        self.network = Network(self.module, recipe.data.size, data.statistics, data.mean_image, accelerator.device)
+        size = recipe.validation_size
+        self.network = Network(self.module, size, data.statistics, data.mean_image, accelerator.device)
         self.ema = MovingAverage(self.module, recipe.optimizer.ema) if recipe.optimizer.ema else None
         self.population: Population | None = None  # of the position that it says, the end of a budget
         self.schedule = Schedule(recipe)

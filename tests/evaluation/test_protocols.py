@@ -46,7 +46,7 @@ def _alone() -> Iterator[None]:
 def scores_of(trained: Trained, data: Path, folder: Path, **options: Any) -> tuple[dict[str, Result], Any]:
     """Results and predictions of our evaluation."""
     out = folder / "out.npz"
-    results = evaluate_checkpoints([str(trained.run)], str(data), Options(predictions=out, **options))
+    (results,) = evaluate_checkpoints([str(trained.run)], str(data), Options(predictions=out, **options)).values()
     return results, np.load(out)
 
 
@@ -174,15 +174,55 @@ def test_an_ensemble_averages_the_scores(trained: Trained, tmp_path: Path) -> No
 
 
 def test_a_run_folder_keeps_its_evaluations(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    results = evaluate_checkpoints([str(trained.run)], str(trained.raw), Options(protocols=("center", "ten-crop")))
+    options = Options(protocols=("center", "ten-crop"))
+    results = evaluate_checkpoints([str(trained.run)], str(trained.raw), options)[SIZE]
     lines = [json.loads(line) for line in (trained.run / "evaluations.jsonl").read_text().splitlines()][-2:]
     assert [line["protocol"] for line in lines] == ["center", "ten-crop"]
     assert [line["top1_error"] for line in lines] == [results[name].top1_error for name in ("center", "ten-crop")]
-    assert lines[1]["scales"] == [RESIZE]
+    assert (lines[1]["size"], lines[1]["scales"]) == (SIZE, [RESIZE])
     assert (lines[1]["step"], lines[1]["images"], lines[1]["checkpoint"]) == (60, IMAGES, "step-00000060")
     shown = capsys.readouterr().out
     assert f"{IMAGES} images" in shown
     assert "10-crop" in shown
+
+
+@torch.no_grad()
+def test_crops_of_another_size_are_of_images_in_proportion(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = evaluate_checkpoints([str(trained.run)], str(trained.raw), Options(sizes=(SIZE, 24)))
+    shown = capsys.readouterr().out
+    assert "centre crop 16" in shown
+    assert "centre crop 24" in shown
+    assert f"{IMAGES} images, 2 times" in shown
+    lines = [json.loads(line) for line in (trained.run / "evaluations.jsonl").read_text().splitlines()][-2:]
+    assert [(line["size"], line["scales"]) for line in lines] == [(SIZE, [RESIZE]), (24, [27])]  # 18 * 24 / 16
+    assert [line["loss"] for line in lines] == [results[size]["center"].loss for size in (SIZE, 24)]
+
+    reference = Reference(trained)
+    _, found = scores_of(trained, trained.raw, tmp_path, sizes=(24,))
+    cut = transforms.Compose([transforms.Resize(27, BILINEAR), transforms.CenterCrop(24)])
+    expected = [reference.average([cut(PIL.Image.fromarray(image))]) for image in trained.images]
+    assert np.abs(found["center"] - np.stack(expected)).max() < 5e-3
+
+
+def test_an_ensemble_of_networks_of_different_crops_needs_a_size(trained: Trained, tmp_path: Path) -> None:
+    other = tmp_path / "other.pt"
+    state = checkpoint.load(trained.run)
+    state["recipe"]["evaluation"] |= {"size": 24, "resize": 27}
+    torch.save(state, other)
+    paths = [str(trained.run), str(other)]
+    with pytest.raises(UsageError, match=r"other\.pt: was validated on crops of 24 pixels, .* give it with --size"):
+        evaluate_checkpoints(paths, str(trained.raw), Options())
+    assert evaluate_checkpoints(paths, str(trained.raw), Options(sizes=(SIZE,))).keys() == {SIZE}
+    assert evaluate_checkpoints(paths[1:], str(trained.raw), Options()).keys() == {24}  # what it was validated with
+
+
+def test_a_mean_image_fits_one_size(trained: Trained, tmp_path: Path) -> None:
+    state = checkpoint.load(trained.run)
+    torch.save({**state, "mean_image": torch.zeros(SIZE, SIZE, 3)}, tmp_path / "mean.pt")
+    with pytest.raises(UsageError, match=r"--size 24: .*mean\.pt subtracts a mean image, which fits crops of 16"):
+        evaluate_checkpoints([str(tmp_path / "mean.pt")], str(trained.raw), Options(sizes=(SIZE, 24)))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +235,9 @@ def test_a_run_folder_keeps_its_evaluations(trained: Trained, capsys: pytest.Cap
         ({"protocols": ("multi-scale",), "resize": 18}, "--resize: of center and ten-crop"),
         ({"resize": 0}, "--resize: 0 is below the network's crops of 16"),
         ({"resize": 8}, "--resize: 8 is below the network's crops of 16"),
+        ({"sizes": (32,), "resize": 24}, "--resize: 24 is below the network's crops of 32"),
+        ({"sizes": (16, 24), "resize": 24}, "--resize: goes with one --size; evaluate 16 and the others apart"),
+        ({"sizes": (16, 24), "predictions": Path("out.npz")}, "--predictions: goes with one --size"),
         ({"pool": "dense"}, "--pool: only multi-scale has whole images"),
         ({"batch": 0}, "--batch is 0"),
         ({"ema": True}, "no moving average of the weights"),
@@ -210,7 +253,7 @@ def test_wrong_options_are_refused(trained: Trained, options: dict[str, Any], me
 def test_the_papers_scales_are_the_default_for_224_pixels() -> None:
     assert default_scales(224) == PAPER_SCALES
     assert default_scales(32) == (32, 37, 55, 69, 91)
-    protocols = {p.name: p for p in Options(("all",)).views(224, 256)}
+    protocols = {p.name: p for p in Options(("all",)).views(224, (224, 256))}
     assert {name: len(protocol.views) for name, protocol in protocols.items()} == {
         "center": 1,
         "ten-crop": 10,

@@ -17,6 +17,7 @@ from trainer.data.crops import CropPolicy, PaddedCrop, RandomResizedCrop, ScaleC
 from trainer.data.manifest import Manifest, digest_of, load_manifest, manifest_path, mean_image_path, page_region
 from trainer.data.manifest_rules import MAX_CLASSES
 from trainer.data.order import Chunks, TrainingOrder
+from trainer.data.progressive import ProgressiveResizing
 from trainer.data.readahead import ReadAhead
 from trainer.data.staged import staged
 from trainer.errors import UsageError
@@ -180,6 +181,15 @@ def training_crops(recipe: Recipe) -> CropPolicy:
     return ScaleCrop(data.size, data.min_side, data.max_side, recipe.seed, data.flip)
 
 
+def resizing_of(recipe: Recipe) -> ProgressiveResizing | None:
+    """The recipe's progressive resizing; None where all crops are of one size."""
+    data = recipe.data
+    if not data.first_size:
+        return None
+    begin, end = (recipe.samples(amount) for amount in data.ramp)
+    return ProgressiveResizing(data.first_size, data.size, begin, end)
+
+
 def check_training_crops(recipe: Recipe, data: Dataset) -> None:
     """Refuse padded crops that some image is too small for.
 
@@ -196,21 +206,21 @@ def check_training_crops(recipe: Recipe, data: Dataset) -> None:
 
 
 def training_order(recipe: Recipe, data: Dataset) -> TrainingOrder:
-    """The recipe's stream of samples.
+    """The recipe's stream of samples, its batches in crops of the recipe's sizes.
 
     Raises:
         UsageError: it is to be read by the chunk and the file is sorted by class, so that batches would be, too.
     """
     beton = data.beton
     if recipe.data.order == "random":
-        return TrainingOrder(len(beton), recipe.seed)
+        return TrainingOrder(len(beton), recipe.seed, resizing=resizing_of(recipe))
     if _sorted_by_class(beton):
         raise UsageError(
             f"{beton.path}: its records are sorted by class, with data.order=chunked batches would hold few classes; "
             "convert it with `python -m data_prep convert`, which shuffles, or take data.order=random"
         )
     chunks = Chunks.cut(beton.offsets, beton.sizes, recipe.data.chunk_mb << 20, recipe.data.window)
-    return TrainingOrder(len(beton), recipe.seed, chunks)
+    return TrainingOrder(len(beton), recipe.seed, chunks, resizing_of(recipe))
 
 
 def read_ahead(recipe: Recipe, data: Dataset, chunks: Chunks | None = None) -> ReadAhead | None:

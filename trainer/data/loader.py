@@ -24,7 +24,7 @@ from trainer.data.crops import CropPolicy, draw_colour
 from trainer.data.order import MAX_REPLACEMENTS, Ints, Request, draw_replacements
 from trainer.data.transfer import Transfer
 from trainer.errors import RunError
-from trainer.jpeg import Pool
+from trainer.jpeg import Pixels, Pool
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Batch:
     """One batch on the device; valid until the next one is asked for (its memory is used again)."""
 
     images: torch.Tensor
-    """uint8 [b, size, size, 3], RGB."""
+    """uint8 [b, size, size, 3], RGB; `size` is the request's."""
     labels: torch.Tensor
     """int64 [b]."""
     colour: torch.Tensor
@@ -46,26 +46,39 @@ class Batch:
 
 
 class _Slot:
-    """Host memory of one batch, used again and again."""
+    """Host memory of one batch of crops up to `size`, used again and again."""
 
     def __init__(self, batch: int, size: int, pinned: bool) -> None:
-        self.images = torch.empty((batch, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+        self._batch, self._size = batch, size
+        self._pixels = torch.empty(batch * size * size * 3, dtype=torch.uint8, pin_memory=pinned)
         self.labels = torch.empty(batch, dtype=torch.int64, pin_memory=pinned)
         self.colour = torch.zeros((batch, 3), dtype=torch.float32, pin_memory=pinned)
         self.copied: torch.cuda.Event | None = None
         """When the device has what was in it last."""
+
+    def images(self, count: int, size: int) -> torch.Tensor:
+        """uint8 [count, size, size, 3]: its memory, as far as that takes it."""
+        if count > self._batch:
+            raise ValueError(f"a batch of {count} after a first one of {self._batch}")
+        if size > self._size:
+            raise ValueError(f"crops of {size} px, larger than the loader's of {self._size}")
+        return self._pixels[: count * size * size * 3].view(count, size, size, 3)
 
 
 @dataclass
 class _Made:
     """A batch in host memory."""
 
+    images: torch.Tensor
     ids: Ints
     skipped: Ints
 
 
 class Loader:
     """Loads requested samples of `beton`, cropped by `crops`, in the order of the requests.
+
+    A request may ask for smaller images than those of `crops`: of the same boxes, resized to fewer pixels, in the same
+    memory.
 
     Args:
         threads: decoding threads; 0 means one a core of this process's share (see `default_threads`).
@@ -112,7 +125,7 @@ class Loader:
 
     def _on_device(self, slot: _Slot, made: _Made, wait: float) -> Batch:
         count = len(made.ids)
-        tensors, slot.copied = self.transfer([slot.images[:count], slot.labels[:count], slot.colour[:count]])
+        tensors, slot.copied = self.transfer([made.images, slot.labels[:count], slot.colour[:count]])
         images, labels, colour = tensors
         return Batch(images, labels, colour, made.ids, made.skipped, wait)
 
@@ -126,19 +139,17 @@ class Loader:
     def _make(self, slot: _Slot, request: Request, pool: Pool) -> _Made:
         if slot.copied is not None:
             slot.copied.synchronize()
-        ids, skipped = self._decode(slot, request, pool)
+        images = slot.images(len(request.ids), request.size or self.crops.size)
+        ids, skipped = self._decode(images.numpy(), request, pool)
         slot.labels[: len(ids)] = torch.from_numpy(self.beton.labels[ids])
         if self.colour_seed is not None:
             slot.colour[: len(ids)] = torch.from_numpy(draw_colour(self.colour_seed, request.epochs, ids))
-        return _Made(ids, skipped)
+        return _Made(images, ids, skipped)
 
-    def _decode(self, slot: _Slot, request: Request, pool: Pool) -> tuple[Ints, Ints]:
-        """Make the images; returns which samples they are of (int64 [b]), and which were skipped (int64 [k])."""
+    def _decode(self, images: Pixels, request: Request, pool: Pool) -> tuple[Ints, Ints]:
+        """Make the `images`; returns which samples they are of (int64 [b]), and which were skipped (int64 [k])."""
         beton, ids = self.beton, request.ids.copy()
         places, skipped = np.arange(len(ids)), [np.empty(0, np.int64)]
-        images = slot.images.numpy()
-        if len(ids) > len(images):
-            raise ValueError(f"a batch of {len(ids)} after a first one of {len(images)}")
         for attempt in range(MAX_REPLACEMENTS + 1):
             chosen = ids[places]
             widths, heights = beton.widths[chosen].astype(np.int64), beton.heights[chosen].astype(np.int64)

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.progressive import ProgressiveResizing
 from trainer.data.random import counter_uint64, integers, permutation
 
 STREAM_ORDER: Final = 1
@@ -39,6 +40,8 @@ class Request:
     """int64 [b]: the pass over the data that each sample belongs to; it keys the sample's random draws."""
     ids: Ints
     """int64 [b]: indices into the beton."""
+    size: int | None = None
+    """Side of the crops in pixels; None: that of the loader's crops."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +91,42 @@ class Chunks:
 
 
 class TrainingOrder:
-    """The endless stream of samples of a training run over `num_samples` images, read in `chunks` if there are any."""
+    """The endless stream of samples of a training run over `num_samples` images, read in `chunks` if there are any.
 
-    def __init__(self, num_samples: int, seed: int, chunks: Chunks | None = None) -> None:
+    Args:
+        resizing: the sides of the crops; None: those of the loader's.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        seed: int,
+        chunks: Chunks | None = None,
+        resizing: ProgressiveResizing | None = None,
+    ) -> None:
         self.num_samples = num_samples
         self.seed = seed
         self.chunks = chunks
+        self.resizing = resizing
         self._epoch = -1
         self._permutation: Ints = np.empty(0, np.int64)
 
-    def take(self, start: int, count: int) -> Request:
-        """The `count` samples of the stream from position `start` (samples seen so far) on."""
+    def take(self, start: int, count: int, size: int | None = None) -> Request:
+        """The `count` samples of the stream from position `start` (samples seen so far) on, in crops of `size`."""
         positions = np.arange(start, start + count, dtype=np.int64)
         epochs, places = np.divmod(positions, self.num_samples)
         ids = np.empty(count, np.int64)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
             ids[inside] = self._order_of(int(epoch))[places[inside]]
-        return Request(epochs, ids)
+        return Request(epochs, ids, size)
 
     def batches(self, start: int, stop: int, global_batch: int, rank: int, world_size: int) -> Iterator[Request]:
         """This rank's slices of the global batches from position `start` to `stop`, both multiples of the batch."""
         share = global_batch // world_size
         for position in range(start, stop, global_batch):
-            yield self.take(position + rank * share, share)
+            size = None if self.resizing is None else self.resizing.size(position)
+            yield self.take(position + rank * share, share, size)
 
     def _order_of(self, epoch: int) -> Ints:
         if epoch != self._epoch:

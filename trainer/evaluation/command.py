@@ -6,7 +6,8 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -34,16 +35,26 @@ from trainer.trained import Trained, load_trained
 LINE_SECONDS: Final = 10.0
 
 
-def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options) -> dict[str, Result]:
+@dataclass(frozen=True)
+class Pass:
+    """One way through the data, with crops of one size."""
+
+    size: int
+    """Side of the crops in pixels."""
+    protocols: list[Protocol]
+
+
+def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options) -> dict[int, dict[str, Result]]:
     """Evaluate the networks of checkpoints on a beton, and print the results from the main process.
 
-    Several are an ensemble: their scores are averaged. One that lies in a run folder leaves its results there.
+    Several are an ensemble: their scores are averaged. One that lies in a run folder leaves its results there. Every
+    size of the crops is a pass over the data of its own.
 
     Args:
         paths: of each a run folder, a checkpoint's folder or its state file.
 
     Returns:
-        Results by the protocols' names.
+        By the size of the crops, results by the protocols' names.
 
     Raises:
         UsageError: checkpoints or data cannot be read, or do not go together, or the predictions have no place.
@@ -51,42 +62,65 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
     """
     trained = [load_trained(path, ema=options.ema) for path in paths]
     data = open_dataset(data_path)
-    _check_together(trained, data)
+    _check_together(trained, data, options.sizes)
     first = trained[0]
-    size = first.recipe.data.size
-    protocols = options.views(size, first.recipe.evaluation.resize)
+    passes = _passes(first, options)
     if options.predictions is not None:  # now that their size is known
-        scores = 4 * len(data.beton) * len(first.classes) * len(protocols)  # bytes of float32
+        scores = 4 * len(data.beton) * len(first.classes) * len(passes[0].protocols)  # bytes of float32
         check_output(options.predictions, "--predictions", size=scores)
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
     accelerator = start_accelerator_in_fp32()
-    networks = [_on_device(one, accelerator.device) for one in trained]
-    loader = CutLoader(data.beton, all_cuts(protocols), size, accelerator.device, threads=first.recipe.data.threads)
     share = Share(accelerator.process_index, accelerator.num_processes)
     kept = Predictions() if options.predictions is not None else None
     main = accelerator.is_main_process
-    with _explained(options), _Progress(len(share.ids(len(data.beton))), shown=main) as progress:
-        results = evaluate(
-            networks,
-            protocols,
-            loader,
-            classes=len(first.classes),
-            batch=options.batch,
-            share=share,
-            score=options.score,
-            read_ahead=read_ahead(first.recipe, data),
-            predictions=kept,
-            after_request=progress.show,
-        )
+    results: dict[int, dict[str, Result]] = {}
+    with _explained(options), _Progress(len(passes) * len(share.ids(len(data.beton))), shown=main) as progress:
+        for one in passes:
+            results[one.size] = _evaluate(one, trained, data, options, accelerator.device, share, kept, progress.show)
+            progress.end_pass()
     with contextlib.ExitStack() as then:  # from the last up, each whatever becomes of the others
         if main and len(trained) == 1:
-            then.callback(_keep, first, data, protocols, results, options)
+            then.callback(_keep, first, data, passes, results, options)
         if kept is not None and options.predictions is not None:
+            protocols = passes[0].protocols
             then.callback(write_predictions, options.predictions, kept, protocols, data, first.classes, accelerator)
         if main:
-            _print(trained, data, protocols, results, options)
+            _print(trained, data, passes, results, options)
     accelerator.end_training()
     return results
+
+
+def _passes(trained: Trained, options: Options) -> list[Pass]:
+    recipe = trained.recipe
+    validated = recipe.validation_size, recipe.evaluation.resize
+    sizes = options.sizes or (recipe.validation_size,)
+    return [Pass(size, options.views(size, validated)) for size in sizes]
+
+
+def _evaluate(
+    one: Pass,
+    trained: Sequence[Trained],
+    data: Dataset,
+    options: Options,
+    device: torch.device,
+    share: Share,
+    kept: Predictions | None,
+    after_request: Callable[[int, int], None],
+) -> dict[str, Result]:
+    """One pass over the data: results by the protocols' names."""
+    recipe = trained[0].recipe
+    return evaluate(
+        [_on_device(network, one.size, device) for network in trained],
+        one.protocols,
+        CutLoader(data.beton, all_cuts(one.protocols), one.size, device, threads=recipe.data.threads),
+        classes=len(trained[0].classes),
+        batch=options.batch,
+        share=share,
+        score=options.score,
+        read_ahead=read_ahead(recipe, data),
+        predictions=kept,
+        after_request=after_request,
+    )
 
 
 def _notes(data: Dataset, protocols: Sequence[Protocol]) -> list[str]:
@@ -102,21 +136,27 @@ def _notes(data: Dataset, protocols: Sequence[Protocol]) -> list[str]:
     return notes
 
 
-def _check_together(trained: Sequence[Trained], data: Dataset) -> None:
+def _check_together(trained: Sequence[Trained], data: Dataset, sizes: tuple[int, ...] | None) -> None:
     first = trained[0]
+    size = first.recipe.validation_size
     for one in trained:
         if one.classes != first.classes:
             raise UsageError(f"{one.file}: its classes are not those of {first.file}; an ensemble needs the same ones")
-        if one.recipe.data.size != first.recipe.data.size:
+        if sizes is None and one.recipe.validation_size != size:
             raise UsageError(
-                f"{one.file}: was trained on crops of {one.recipe.data.size} pixels, {first.file} on "
-                f"{first.recipe.data.size}; an ensemble needs the same size"
+                f"{one.file}: was validated on crops of {one.recipe.validation_size} pixels, {first.file} on {size}; "
+                "an ensemble needs the same size: give it with --size"
+            )
+        if one.mean_image is not None and (other := set(sizes or ()) - {len(one.mean_image)}):
+            raise UsageError(
+                f"--size {min(other)}: {one.file} subtracts a mean image, which fits crops of {len(one.mean_image)} "
+                "pixels only; leave --size out"
             )
         check_same_classes(data, one.classes, str(one.file))
 
 
-def _on_device(trained: Trained, device: torch.device) -> Network:
-    return Network(trained.on(device), trained.recipe.data.size, trained.statistics, trained.mean_image, device)
+def _on_device(trained: Trained, size: int, device: torch.device) -> Network:
+    return Network(trained.on(device), size, trained.statistics, trained.mean_image, device)
 
 
 @contextlib.contextmanager
@@ -136,6 +176,7 @@ class _Progress:
         self._lines = shown and not console.is_terminal
         self._images, self._began = images, time.monotonic()
         self._told = self._began
+        self._before = self._done = 0
         columns = TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}")
         self._bar = Progress(
             *columns,
@@ -146,13 +187,17 @@ class _Progress:
         )
         self._task = self._bar.add_task("", total=images)
 
-    def show(self, requests: int, images: int) -> None:
+    def show(self, requests: int, images_of_pass: int) -> None:
+        self._done = images = self._before + images_of_pass
         self._bar.update(self._task, completed=images)
         now = time.monotonic()
         if self._lines and now - self._told >= LINE_SECONDS and 0 < images < self._images:
             self._told = now
             left = (now - self._began) * (self._images - images) / images
             print(f"{images:,} of {self._images:,} images | ETA {duration(left)}", file=sys.stderr, flush=True)
+
+    def end_pass(self) -> None:
+        self._before = self._done
 
     def __enter__(self) -> _Progress:
         self._bar.start()
@@ -165,8 +210,8 @@ class _Progress:
 def _print(
     trained: Sequence[Trained],
     data: Dataset,
-    protocols: Sequence[Protocol],
-    results: dict[str, Result],
+    passes: Sequence[Pass],
+    results: dict[int, dict[str, Result]],
     options: Options,
 ) -> None:
     first = trained[0]
@@ -174,10 +219,10 @@ def _print(
     table.add_column("protocol")
     for name in ("top-1 error", "95 %", "top-5 error", "95 %", "the paper's (%)", "loss"):
         table.add_column(name, justify="right")
-    for protocol in protocols:
-        result = results[protocol.name]
+    for size, protocol in ((one.size, protocol) for one in passes for protocol in one.protocols):
+        result = results[size][protocol.name]
         table.add_row(
-            _describe(protocol, first.recipe.data.size),
+            _describe(protocol, size),
             f"[bold]{result.top1_error:.2%}[/]",
             _interval(result.top1_interval),
             f"{result.top5_error:.2%}",
@@ -185,17 +230,19 @@ def _print(
             _papers(first, protocol, result.images) if len(trained) == 1 else "–",
             f"{result.loss:.4f}",
         )
-    result = results[protocols[0].name]
+    firsts = [results[one.size][one.protocols[0].name] for one in passes]
+    images, seconds = firsts[0].images, sum(result.seconds for result in firsts)
     console = table_console()
     names = first.title if len(trained) == 1 else f"ensemble of {', '.join(one.title for one in trained)}"
     console.print(
         f"{names}, on {data.beton.path}: {options.score} averaged, fp32", style="bold", markup=False, soft_wrap=True
     )
     console.print(table)
-    rate = result.images / result.seconds
-    for note in _notes(data, protocols):
+    for note in _notes(data, [protocol for one in passes for protocol in one.protocols]):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print(f"{result.images:,} images in {duration(result.seconds)}, {rate:,.1f} images/s", highlight=False)
+    times = "" if len(passes) == 1 else f", {len(passes)} times"
+    rate = len(passes) * images / seconds
+    console.print(f"{images:,} images{times} in {duration(seconds)}, {rate:,.1f} images/s", highlight=False)
 
 
 def _describe(protocol: Protocol, size: int) -> str:
@@ -220,21 +267,32 @@ def _papers(trained: Trained, protocol: Protocol, images: int) -> str:
 
 
 def _keep(
-    trained: Trained, data: Dataset, protocols: Sequence[Protocol], results: dict[str, Result], options: Options
+    trained: Trained,
+    data: Dataset,
+    passes: Sequence[Pass],
+    results: dict[int, dict[str, Result]],
+    options: Options,
 ) -> None:
     if trained.run_dir is None:
         return
     path = trained.run_dir / EVALUATIONS
-    lines = [_line(trained, data, protocol, results[protocol.name], options) for protocol in protocols]
+    lines = [
+        _line(trained, data, one.size, protocol, results[one.size][protocol.name], options)
+        for one in passes
+        for protocol in one.protocols
+    ]
     try:
         append(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     except RunError as error:
         raise RunError(f"{error}; the results are above") from error
 
 
-def _line(trained: Trained, data: Dataset, protocol: Protocol, result: Result, options: Options) -> dict[str, Any]:
+def _line(
+    trained: Trained, data: Dataset, size: int, protocol: Protocol, result: Result, options: Options
+) -> dict[str, Any]:
     return {
         "protocol": protocol.name,
+        "size": size,
         "scales": protocol.scales,
         "score": options.score,
         "pool": protocol.pool,

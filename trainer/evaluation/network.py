@@ -18,7 +18,7 @@ class Network:
 
     Args:
         module: on the device.
-        size: side in pixels of the crops that it was trained on.
+        size: side in pixels of the crops that it looks at.
         mean_image: float32 [size, size, 3]; its average colour stands for it in whole images, which have other sizes
             (trap T10).
     """

@@ -38,8 +38,10 @@ class Options:
 
     protocols: tuple[str, ...] = (CENTER,)
     """Of CHOICES."""
+    sizes: tuple[int, ...] | None = None
+    """Sides of the crops in pixels, each evaluated by itself; None: that of the recipe's validation."""
     resize: int | None = None
-    """Shorter side in pixels for the centre and the ten crops; None: that of the recipe's validation."""
+    """Shorter side in pixels for the centre and the ten crops; None: in proportion as in the recipe's validation."""
     scales: tuple[int, ...] | None = None
     """For `multi-scale`, in pixels; None: the paper's, in proportion to the network's crops."""
     score: Score = "softmax"
@@ -64,6 +66,10 @@ class Options:
             raise UsageError("--scales: only multi-scale has several; add --protocol multi-scale")
         if self.resize is not None and not (self._asks(CENTER) or self._asks(TEN_CROP)):
             raise UsageError("--resize: of center and ten-crop; for multi-scale give --scales")
+        if self.sizes is not None and len(self.sizes) > 1:
+            for option, given in (("--resize", self.resize), ("--predictions", self.predictions)):
+                if given is not None:
+                    raise UsageError(f"{option}: goes with one --size; evaluate {self.sizes[0]} and the others apart")
         if self.batch < 1:
             raise UsageError(f"--batch is {self.batch}, expected a positive number of crops")
         if self.predictions is not None:
@@ -74,17 +80,18 @@ class Options:
     def _asks(self, name: str) -> bool:
         return name in self.protocols or ALL in self.protocols
 
-    def views(self, size: int, validated_with: int) -> list[Protocol]:
+    def views(self, size: int, validated: tuple[int, int]) -> list[Protocol]:
         """The protocols as a network looks at images.
 
         Args:
             size: side of its crops in pixels.
-            validated_with: shorter side in pixels of the images in its validation while training.
+            validated: of its validation while training, the side of the crops and the shorter side of the images, in
+                pixels: in that proportion images are resized for crops of another size.
 
         Raises:
             UsageError: an image would be smaller than the network's crops.
         """
-        resize = validated_with if self.resize is None else self.resize
+        resize = round(validated[1] * size / validated[0]) if self.resize is None else self.resize
         scales = default_scales(size) if self.scales is None else sorted(set(self.scales))
         for value, option in ((resize, "--resize"), *((scale, "--scales") for scale in scales)):
             if value < size:
@@ -112,8 +119,9 @@ def parse_options(args: argparse.Namespace) -> Options:
     """
     return Options(
         protocols=tuple(name.strip() for name in args.protocol.split(",") if name.strip()),
+        sizes=_parse_pixels("--size", args.size, "224,256"),
         resize=args.resize,
-        scales=_parse_scales(args.scales),
+        scales=_parse_pixels("--scales", args.scales, "224,256,384,480,640"),
         score=cast(Score, parse_choice("--score", args.score, get_args(Score))),
         pool=None if args.pool is None else cast(Pool, parse_choice("--pool", args.pool, get_args(Pool))),
         flip=None if args.flip is None else parse_choice("--flip", args.flip, TRUTHS) == "true",
@@ -123,10 +131,11 @@ def parse_options(args: argparse.Namespace) -> Options:
     )
 
 
-def _parse_scales(text: str | None) -> tuple[int, ...] | None:
+def _parse_pixels(option: str, text: str | None, example: str) -> tuple[int, ...] | None:
+    """Ascending, each once."""
     if text is None:
         return None
     for item in text.split(","):
         if not item.strip().isdecimal() or int(item) == 0:
-            raise UsageError(f"--scales: '{item}' is no number of pixels; write e.g. 224,256,384,480,640")
-    return tuple(int(item) for item in text.split(","))
+            raise UsageError(f"{option}: '{item}' is no number of pixels; write e.g. {example}")
+    return tuple(sorted({int(item) for item in text.split(",")}))

@@ -51,7 +51,7 @@ def draw_curve(curve: Sequence[Point], planned: Estimate, device: str) -> bytes:
         _draw(axes, curve)
         recipe = planned.work.recipe
         axes.set_title(
-            f"On paper: {recipe.model.name} at {recipe.data.size} px, {recipe.precision}, {device}, "
+            f"On paper: {recipe.model.name} at {recipe.crop_sizes} px, {recipe.precision}, {device}, "
             f"{planned.cluster.gpus_per_node} a node, {planned.share} images each a step",
             loc="left",
             fontsize=10.5,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,3 +17,12 @@ class NetworkCost:
     layers: int
     """They and the batch norms."""
     parameters: int
+
+
+def mean_cost(costs: Sequence[NetworkCost], shares: Sequence[float]) -> NetworkCost:
+    """Of one network for images of several sizes, each of which is a share of all."""
+    macs, activations = (
+        round(sum(share * getattr(cost, name) for cost, share in zip(costs, shares, strict=True)))
+        for name in ("macs", "activations")
+    )
+    return replace(costs[0], macs=macs, activations=activations)

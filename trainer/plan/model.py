@@ -136,10 +136,11 @@ class Estimate:
 
     @property
     def validation_seconds(self) -> float:
-        """Of all validations, and the recalibration of batch norm: forward passes."""
+        """Of all validations, and the recalibration of batch norm: forward passes, by their multiply-adds."""
         forward = self.cluster.world * FORWARD_AND_BACKWARD / self.compute_seconds
+        validating = forward * self.work.network.macs / self.work.validation_network.macs
         decoding = self.cluster.nodes * self.cluster.cores / self.work.validation_decoding
-        together = 1 / (1 / forward + 1 / decoding) if self.speed.is_cpu else min(forward, decoding)
+        together = 1 / (1 / validating + 1 / decoding) if self.speed.is_cpu else min(validating, decoding)
         recalibration = self.work.recalibration_images / min(forward, self.ceilings["decoding"])
         return self.work.validation_images / together + recalibration
 

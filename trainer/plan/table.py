@@ -45,6 +45,9 @@ def plan_notes(estimate: Estimate, assumed: Sequence[str], device: str, saved: S
     """What the figures rest on."""
     work, measured = estimate.work, saved.step(device, estimate.work.recipe.precision)
     notes = [f"compute: {estimate.speed.source}"]
+    if work.recipe.data.first_size:
+        sizes = ", ".join(f"{size} px {share:.0%}" for size, share in work.sizes.items())
+        notes.append(f"the crops grow ({sizes} of the run): rates are those of their mean cost")
     if measured is None and not estimate.speed.is_cpu:
         notes.append(
             "this project has measured nothing on a GPU; time a step on yours: trainer bench step RECIPE --save"
@@ -108,7 +111,7 @@ def _title(estimate: Estimate, device: str) -> str:
     recipe, cluster = estimate.work.recipe, estimate.cluster
     kind = "process(es) on CPUs" if estimate.speed.is_cpu else DEVICES[device].title if device in DEVICES else device
     return (
-        f"On paper: {recipe.model.name} at {recipe.data.size} px, {recipe.precision}, on {cluster.nodes} node(s) x "
+        f"On paper: {recipe.model.name} at {recipe.crop_sizes} px, {recipe.precision}, on {cluster.nodes} node(s) x "
         f"{cluster.gpus_per_node} {kind}; global batch {recipe.optimizer.global_batch} = {cluster.world} x "
         f"{estimate.micro_batches} x {recipe.optimizer.micro_batch}"
     )

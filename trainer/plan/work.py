@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from trainer.data.beton import MODE_JPEG
 from trainer.data.crops import CenterCrop, CropPolicy
-from trainer.data.dataset import Dataset, open_dataset, training_crops
+from trainer.data.dataset import Dataset, open_dataset, resizing_of, training_crops
 from trainer.plan import constants
-from trainer.plan.cost import NetworkCost
+from trainer.plan.cost import NetworkCost, mean_cost
 from trainer.plan.network import network_cost
 from trainer.plan.saved import Saved
 from trainer.recipe import IMAGENET_SAMPLES, Recipe
@@ -52,7 +53,12 @@ class Work:
     """A whole run."""
 
     recipe: Recipe
+    sizes: dict[int, float]
+    """Sides of the training's crops in pixels, ascending, and which fraction of the run has them."""
     network: NetworkCost
+    """For a training crop; where they grow, the mean over the run."""
+    validation_network: NetworkCost
+    """For a crop of the validation."""
     train: Images
     val: Images
     loader_factor: float = 1.0
@@ -65,14 +71,16 @@ class Work:
 
     @property
     def decoding(self) -> float:
-        """Seconds of a core for a training crop."""
-        return self.loader_factor * _crop_seconds(self.train, training_crops(self.recipe))
+        """Seconds of a core for a training crop; where they grow, the mean over the run."""
+        policy = training_crops(self.recipe)
+        seconds = sum(share * _crop_seconds(self.train, policy, size) for size, share in self.sizes.items())
+        return self.loader_factor * seconds
 
     @property
     def validation_decoding(self) -> float:
         """Seconds of a core for the crop of a validation, which is exact."""
-        policy = CenterCrop(self.recipe.data.size, self.recipe.evaluation.resize)
-        return self.loader_factor * constants.EXACT_FACTOR * _crop_seconds(self.val, policy)
+        policy = CenterCrop(self.recipe.validation_size, self.recipe.evaluation.resize)
+        return self.loader_factor * constants.EXACT_FACTOR * _crop_seconds(self.val, policy, policy.size)
 
     @property
     def read_bytes(self) -> float:
@@ -111,13 +119,15 @@ def work_of(recipe: Recipe, saved: Saved) -> Work:
     train = _images(recipe.data.train, constants.CIFAR_IMAGES[0] if padded else IMAGENET_SAMPLES, recipe)
     val = _images(recipe.data.val, constants.CIFAR_IMAGES[1] if padded else constants.VALIDATION_IMAGES, recipe)
     classes = _classes(recipe.data.train) or (10 if padded else 1000)
-    network = network_cost(recipe.model, recipe.data.size, classes)
-    return Work(recipe, network, train, val, saved.loader.factor if saved.loader else 1.0)
+    sizes = _sizes(recipe)
+    network = mean_cost([network_cost(recipe.model, size, classes) for size in sizes], list(sizes.values()))
+    validation = network_cost(recipe.model, recipe.validation_size, classes)
+    return Work(recipe, sizes, network, validation, train, val, saved.loader.factor if saved.loader else 1.0)
 
 
 def table_rate(data: Images, policy: CropPolicy) -> float:
     """Images/s of a core that the table has for these crops."""
-    return 1 / _crop_seconds(data, policy)
+    return 1 / _crop_seconds(data, policy, policy.size)
 
 
 def images_of(data: Dataset) -> Images:
@@ -127,6 +137,15 @@ def images_of(data: Dataset) -> Images:
     widths, heights = beton.widths[some].astype(np.int64), beton.heights[some].astype(np.int64)
     raw = bool(np.mean(beton.modes != MODE_JPEG) > 0.5)
     return Images(len(beton), beton.length / len(beton), widths, heights, raw, found=True)
+
+
+def _sizes(recipe: Recipe) -> dict[int, float]:
+    resizing = resizing_of(recipe)
+    if resizing is None:
+        return {recipe.data.size: 1.0}
+    steps = range(0, recipe.samples(recipe.schedule.budget), recipe.optimizer.global_batch)
+    counts = Counter(map(resizing.size, steps))
+    return {size: counts[size] / len(steps) for size in sorted(counts)}
 
 
 def _images(path: str, count: int, recipe: Recipe) -> Images:
@@ -142,8 +161,9 @@ def _classes(path: str) -> int:
     return len(open_dataset(path).classes) if Path(path).exists() else 0
 
 
-def _crop_seconds(data: Images, policy: CropPolicy) -> float:
-    made = policy.size**2
+def _crop_seconds(data: Images, policy: CropPolicy, size: int) -> float:
+    """For the boxes of `policy` in `size` x `size` pixels."""
+    made = size**2
     if data.raw:
         return constants.RAW_SECONDS * made / 32**2
     ids = np.arange(len(data.widths))

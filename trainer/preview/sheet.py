@@ -88,9 +88,10 @@ class _Layout:
         self.validation_top = HEADER + self.row * len(rows) + GAP
         image = validation.image
         self.resized = resized_to(recipe.evaluation.resize, image.width, image.height)
-        room = self.width - 2 * MARGIN - self.tile - LEGEND - 2 * GAP
+        self.center = self.factor * recipe.validation_size
+        room = self.width - 2 * MARGIN - self.center - LEGEND - 2 * GAP
         self.validation_scale = _fit(*self.resized, room, 2 * self.tile, self.factor)
-        below = max(round(self.resized[1] * self.validation_scale), self.tile + LINE, 8 * LINE)
+        below = max(round(self.resized[1] * self.validation_scale), self.center + LINE, 8 * LINE)
         self.height = self.validation_top + 3 * LINE + below + MARGIN
 
     def left(self, column: int) -> int:
@@ -146,7 +147,7 @@ def _draw_views(sheet: Sheet, layout: _Layout, row: Row, top: int) -> None:
 
 def _draw_validation(sheet: Sheet, layout: _Layout, recipe: Recipe, validation: Validation) -> None:
     image, left, top, scale = validation.image, MARGIN, layout.validation_top, layout.validation_scale
-    (width, height), size = layout.resized, recipe.data.size
+    (width, height), size = layout.resized, recipe.validation_size
     sheet.write("validation, with the ten crops", left, top, weight="bold")
     about = f"{_shortened(recipe.data.val, 50)}: {_shortened(image.class_name, 24)}, sample {image.sample}"
     resized = f"{image.width}×{image.height} resized to {width}×{height}"
@@ -159,8 +160,8 @@ def _draw_validation(sheet: Sheet, layout: _Layout, recipe: Recipe, validation: 
         sheet.outline(_placed(box.tolist(), left, top, scale), colour, linestyle=style)
     left += round(width * scale) + GAP
     sheet.paste(_enlarged(validation.center, layout.factor), left, top)
-    sheet.write("the centre crop", left, top + layout.tile + 4, weight="bold")
-    left += layout.tile + GAP
+    sheet.write("the centre crop", left, top + layout.center + 4, weight="bold")
+    left += layout.center + GAP
     sheet.write(f"ten-crop: these of {size}×{size} and their mirror images", left, top)
     for line, (name, box, colour) in enumerate(zip(CORNERS, boxes, COLOURS, strict=True)):
         x, y = (round(float(value), 1) for value in box[:2])
@@ -172,9 +173,9 @@ def _draw_validation(sheet: Sheet, layout: _Layout, recipe: Recipe, validation: 
 def _describe(recipe: Recipe) -> str:
     data = recipe.data
     crop = {
-        "scale": f"shorter side S drawn from {data.min_side} to {data.max_side}, crops of {data.size}",
-        "rrc": f"areas from {data.rrc_scale[0]:.0%} to {data.rrc_scale[1]:.0%}, resized to {data.size}",
-        "padded": f"padded by {data.padding}, crops of {data.size}",
+        "scale": f"shorter side S drawn from {data.min_side} to {data.max_side}, crops of {recipe.crop_sizes}",
+        "rrc": f"areas from {data.rrc_scale[0]:.0%} to {data.rrc_scale[1]:.0%}, resized to {recipe.crop_sizes}",
+        "padded": f"padded by {data.padding}, crops of {recipe.crop_sizes}",
     }[data.crop]
     flip = "half of them flipped" if data.flip else "none flipped"
     colour = f"colours shifted by PCA (σ {data.colour:g})" if data.colour else "colours as they are"

@@ -126,7 +126,7 @@ def corner_boxes(recipe: Recipe, width: int, height: int) -> Boxes:
     """The crops of ten-crop as they lie in an image of `width` x `height`, in pixels of it: float64 [5, 4]."""
     sides = np.array([width]), np.array([height])
     cuts = [Cut(recipe.evaluation.resize, place) for place in FIVE_PLACES]
-    return np.concatenate([cut.boxes(recipe.data.size, *sides)[0] for cut in cuts])
+    return np.concatenate([cut.boxes(recipe.validation_size, *sides)[0] for cut in cuts])
 
 
 def resized_to(shorter: int, width: int, height: int) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class Facts:
     mean_image: bool
     """Whether a mean image is subtracted, not a mean colour."""
     size: int
-    """Side of the crops that it was trained on, pixels."""
+    """Side of the crops that it was validated on, pixels."""
     resize: int
     """Shorter side of the image whose centre it was validated on, pixels."""
     step: int
@@ -205,7 +205,7 @@ def load_backbone_of(path: str | Path, *, name: str | None, ema: bool, labels: S
         mean=trained.statistics.mean,
         std=trained.statistics.std if trained.mean_image is None else (1.0, 1.0, 1.0),
         mean_image=trained.mean_image is not None,
-        size=trained.recipe.data.size,
+        size=trained.recipe.validation_size,
         resize=trained.recipe.evaluation.resize,
         step=trained.step,
         samples=trained.samples,

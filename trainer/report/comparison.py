@@ -71,7 +71,7 @@ def measured_at(run: Run, samples: int, *, ema: bool, recalibrated: bool) -> lis
 
 def _validation(run: Run, line: Line) -> Measured:
     recipe = run.recipe
-    size, resize = recipe.data.size, recipe.evaluation.resize
+    size, resize = recipe.validation_size, recipe.evaluation.resize
     view = "the whole image" if size == resize else f"centre crop {size} of {resize}"
     step = line["samples"] // run.batch
     notes = ["batch norm recalibrated"] if line.get("recalibrated") else []
@@ -84,6 +84,9 @@ def _evaluation(run: Run, line: Line) -> Measured:
     if line["ema"]:
         view += ", averaged weights"
     notes = []
+    size = line.get("size", run.recipe.validation_size)  # evaluations of 0.1 were of the validation's
+    if size != run.recipe.validation_size:
+        notes.append(f"crops of {size}, validated on {run.recipe.validation_size}")
     if family(run.recipe.model.name) == IMAGENET and protocol in SCALES and line["scales"] != SCALES[protocol]:
         notes.append(f"shorter side {', '.join(map(str, line['scales']))}")
     if protocol != CENTER and line["score"] != "softmax":

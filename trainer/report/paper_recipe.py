@@ -51,6 +51,7 @@ STATED: Final[dict[str, Stated]] = {
     "model.skip": Stated(_NOT_GIVEN, 2, lambda recipe: "plain" not in recipe.model.name),
     "model.dropout": Stated(0.0, 0.0),
     "data.size": Stated(224, 32),
+    "data.first_size": Stated(0, 0),
     "data.crop": Stated("scale", "padded"),
     "data.min_side": Stated(256, _NOT_GIVEN, _scales),
     "data.max_side": Stated(480, _NOT_GIVEN, _scales),
@@ -64,6 +65,7 @@ STATED: Final[dict[str, Stated]] = {
     "optimizer.momentum": Stated(0.9, 0.9),
     "optimizer.weight_decay": Stated(1e-4, 1e-4),
     "optimizer.decay": Stated("all", "all"),
+    "optimizer.label_smoothing": Stated(0.0, 0.0),
     "optimizer.ema": Stated(0.0, 0.0),
     "batch_norm.recalibrate": Stated(True, _NOT_GIVEN),
     "schedule.budget": Stated("600000it", "64000it"),
@@ -72,6 +74,7 @@ STATED: Final[dict[str, Stated]] = {
     "schedule.milestones": Stated(_NOT_GIVEN, ["32000it", "48000it"], lambda recipe: recipe.schedule.kind == "step"),
     "schedule.warmup": Stated("0it", "0it"),
     "schedule.warmup_until_error": Stated(0.0, 0.0),
+    "evaluation.size": Stated(224, 32, lambda recipe: recipe.evaluation.size > 0),  # else data.size says it
     "evaluation.resize": Stated(256, 32),
 }
 """Sections 3.4 and 4.2; decay, stride, stem, recalibration and the views of validation are the released models'."""

@@ -255,7 +255,7 @@ def _evaluations(path: Path) -> list[Line]:
             continue
         line = _checked(content, "evaluation", str(path))
         what = ("checkpoint", "protocol", "scales", "score", "pool", "flip", "ema", "data_digest")
-        found[json.dumps([line[key] for key in what])] = line
+        found[json.dumps([line.get("size"), *(line[key] for key in what)])] = line
     return sorted(found.values(), key=lambda line: line["samples"])
 
 

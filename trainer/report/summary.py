@@ -15,11 +15,10 @@ from trainer.report.tables import error, points
 
 def summary_table(run: Run) -> Table:
     """A table of one run, a row a fact."""
-    size = run.recipe.data.size
     table = Table(title=f"Run {escape(run.label)}", title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    table.add_row("network", f"{run.network}, {size}x{size} pixels")
+    table.add_row("network", f"{run.network}, crops of {run.recipe.crop_sizes} pixels")
     table.add_row("steps", f"{run.samples // run.batch:,} of {run.budget // run.batch:,}, {run.batch} images each")
     table.add_row("epoch-equivalents", f"{run.epochs:.4g} of {run.budget / IMAGENET_SAMPLES:.4g}")
     if run.passes is not None and run.train_images is not None:
