@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
@@ -15,7 +16,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from tests.samples import REPOSITORY, smooth_image, write_beton
+from tests.samples import REPOSITORY, jpeg, smooth_image, write_beton
+from trainer import checkpoint
+from trainer.data.dataset import open_dataset, training_order
+from trainer.errors import UsageError
 from trainer.models import create_model
 from trainer.recipe import Recipe, load_recipe
 from trainer.record import read_metrics
@@ -27,6 +31,9 @@ FOLDER = REPOSITORY / "recipes"
 # ImageNet's are torchvision's with option B; A has no projections, C one in every block.
 PARAMETERS = {
     "imagenet/base": 25_557_032,
+    "imagenet/fast/base": 25_557_032,
+    "imagenet/fast/resnet18": 11_689_512,
+    "imagenet/fast/resnet50": 25_557_032,
     "imagenet/paper_600k": 25_557_032,
     "imagenet/plain18": 11_515_688,
     "imagenet/plain34": 21_623_848,
@@ -143,6 +150,35 @@ def test_the_imagenet_recipes_are_the_papers() -> None:
     assert recipe_of("imagenet/paper_600k").schedule.budget == "600000it"
 
 
+FAST = ["imagenet/fast/resnet18", "imagenet/fast/resnet50"]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_the_fast_recipes_are_ffcv_imagenets(name: str) -> None:
+    recipe = recipe_of(name)
+    data, optimizer, schedule = recipe.data, recipe.optimizer, recipe.schedule
+    assert (data.crop, data.first_size, data.size, data.ramp) == ("rrc", 160, 192, ["11ep", "13ep"])
+    assert (schedule.kind, schedule.warmup, schedule.budget) == ("linear", "2ep", "16ep")
+    assert (optimizer.momentum, optimizer.label_smoothing, recipe.model.stride_in) == (0.9, 0.1, "3x3")
+    # Their validation takes the centre 224/256 of the shorter side in 256 pixels.
+    assert recipe.validation_size == 256
+    assert recipe.evaluation.resize == round(256 * 256 / 224)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_fast_rate_is_the_papers_in_proportion_to_the_batch(name: str) -> None:
+    optimizer = recipe_of(name).optimizer
+    assert 0.1 <= optimizer.lr * 256 / optimizer.global_batch <= 0.125
+    assert recipe_of(name).schedule.warmup_lr == pytest.approx(1e-4 * optimizer.lr)
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "imagenet" / "fast").glob("*.yaml")))
+def test_every_value_of_a_fast_recipe_has_its_comment(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if re.match(r"\s*(?!extends|name)\w+: *\S", line)]
+    assert lines
+    assert [line for line in lines if "  # " not in line] == []
+
+
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if re.match("cifar10/.*(?<!_short)$", name)])
 def test_the_cifar_recipes_have_the_papers_schedule_in_images(name: str) -> None:
     recipe = recipe_of(name)
@@ -197,3 +233,71 @@ def test_a_cheap_recipe_starts_and_learns(name: str, data: Path, tmp_path: Path)
     losses = [line["loss"] for line in read_metrics(recipe.run_dir) if line["kind"] == "train"]
     assert len(losses) == 16
     assert fmean(losses[-5:]) < fmean(losses[:3])
+
+
+TINY = [
+    "data.first_size=32",
+    "data.size=96",
+    "data.ramp=[2it,6it]",
+    "data.statistics=imagenet",
+    "data.threads=1",
+    "precision=fp32",
+    "optimizer.global_batch=8",
+    "optimizer.micro_batch=4",
+    "optimizer.lr=0.01",
+    "batch_norm.images=8",
+    "schedule.budget=8it",
+    "schedule.warmup=1it",
+    "evaluation.every=8it",
+    "evaluation.size=96",
+    "evaluation.resize=96",
+    "evaluation.batch=8",
+    "checkpoint.every=1it",
+    "checkpoint.keep=9",
+    "log.every=1it",
+    "trainer.deterministic=true",
+]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_fast_recipe_trains_through_its_sizes_and_goes_on_in_the_middle(tmp_path: Path) -> None:
+    for name, count in (("train", 24), ("val", 8)):
+        images = [jpeg(smooth_image(100, 110, i) // 3 + np.uint8(150 * (i % 2))) for i in range(count)]
+        write_beton(tmp_path / f"{name}.beton", images, [i % 2 for i in range(count)])
+
+    def begin(name: str, *more: str) -> Recipe:
+        AcceleratorState._reset_state(True)
+        PartialState._reset_state()
+        paths = [f"data.train={tmp_path}/train.beton", f"data.val={tmp_path}/val.beton", f"runs={tmp_path}"]
+        return load_recipe(path_of("imagenet/fast/resnet18"), [*TINY, *paths, f"name={name}", *more])
+
+    whole = begin("whole")
+    train(whole)
+    order = training_order(whole, open_dataset(whole.data.train))
+    assert [request.size for request in order.batches(0, 64, 8, 0, 1)] == [32, 32, 32, 64, 64, 64, 96, 96]
+
+    cut = tmp_path / "cut"
+    shutil.copytree(whole.run_dir, cut)
+    for folder in (cut / "checkpoints").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > 4:  # the crops grow from the 3rd to the 7th step
+            shutil.rmtree(folder)
+    (cut / "checkpoints" / "last").unlink()
+    (cut / "checkpoints" / "last").symlink_to("step-00000004")
+    with pytest.raises(UsageError, match=r"data\.first_size: 32 -> 64"):
+        train(begin("cut", "data.first_size=64"))
+    train(begin("cut"))
+    before, after = (checkpoint.load(folder) for folder in (whole.run_dir, cut))
+    for part in ("model", "ema"):
+        assert_equal(before[part], after[part])
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Tensors inside dictionaries, bit for bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other

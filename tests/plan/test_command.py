@@ -95,6 +95,12 @@ def test_wrong_input_is_one_line(capsys: pytest.CaptureFixture[str], words: list
     assert complaint.count("\n") == 1
 
 
+def test_it_says_which_sizes_growing_crops_have(capsys: pytest.CaptureFixture[str]) -> None:
+    _, said, _ = run(capsys, "recipes/imagenet/fast/resnet50.yaml", *ABSENT, "--gpu", "a100", "--gpus-per-node", "8")
+    assert "resnet50 at 160 to 192 px" in said
+    assert "the crops grow (160 px 75%, 192 px 25% of the run)" in said
+
+
 def test_data_that_are_there_are_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     images = [jpeg(smooth_image(96, 80, seed)) for seed in range(4)]
     for name in ("train", "val"):

@@ -119,6 +119,26 @@ def test_validation_is_part_of_the_time() -> None:
     assert often.gpu_hours == pytest.approx(8 * often.seconds / 3600)
 
 
+def test_crops_that_grow_cost_what_their_sizes_do_on_average() -> None:
+    small, large = (make_plan("data.crop=rrc", f"data.size={size}") for size in (160, 192))
+    halves = ["data.crop=rrc", "data.size=192", "data.first_size=160", "data.ramp=[30ep,30ep]"]
+    growing = make_plan(*halves)
+    assert growing.work.sizes == pytest.approx({160: 0.5, 192: 0.5}, abs=1e-5)
+    for name in ("macs", "activations"):
+        costs = [getattr(plan.work.network, name) for plan in (small, growing, large)]
+        assert costs[1] == pytest.approx((costs[0] + costs[2]) / 2, rel=1e-4)
+    times = [1 / plan.ceilings["compute"] for plan in (small, growing, large)]
+    assert times[1] == pytest.approx((times[0] + times[2]) / 2, rel=1e-4)
+    assert growing.ceilings["decoding"] == large.ceilings["decoding"]
+
+
+def test_larger_crops_of_a_validation_take_longer() -> None:
+    larger = ["evaluation.size=256", "evaluation.resize=293"]
+    usual, slower = make_plan(cores=10_000), make_plan(*larger, cores=10_000)  # so that decoding does not limit it
+    assert slower.training_seconds == usual.training_seconds
+    assert slower.validation_seconds > 1.2 * usual.validation_seconds
+
+
 def test_the_curve_goes_from_one_to_1024_and_says_where_the_batch_would_be_another() -> None:
     curve = scaling_curve(PLANNED)
     assert [point.world for point in curve] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]

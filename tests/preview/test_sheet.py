@@ -31,7 +31,10 @@ def write_recipe(folder: Path, sizes: list[tuple[int, int]]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("overrides", [SCALE, [*SCALE, "data.crop=rrc"], PADDED])
+LARGER = [*SCALE, "evaluation.size=24", "evaluation.resize=27"]
+
+
+@pytest.mark.parametrize("overrides", [SCALE, [*SCALE, "data.crop=rrc"], PADDED, LARGER])
 def test_every_view_is_on_the_sheet_enlarged_and_otherwise_unchanged(tmp_path: Path, overrides: list[str]) -> None:
     recipe = load_recipe(write_recipe(tmp_path, [(40, 50), (60, 34), (33, 33)]), overrides)
     data = RunData(recipe, torch.device("cpu"))
@@ -48,6 +51,8 @@ def test_every_view_is_on_the_sheet_enlarged_and_otherwise_unchanged(tmp_path: P
             tile = sheet[top : top + layout.tile, left : left + layout.tile]
             assert np.array_equal(tile[::factor, ::factor], view.pixels)
             assert np.array_equal(tile[factor - 1 :: factor, factor - 1 :: factor], view.pixels)
+    assert len(validation.center) == recipe.validation_size
+    assert layout.center == factor * recipe.validation_size
 
 
 @pytest.mark.parametrize("size", [(900, 20), (20, 900), (20, 20)])

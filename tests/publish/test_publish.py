@@ -25,7 +25,7 @@ from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.errors import RunError, UsageError
 from trainer.publish import load_backbone
-from trainer.publish.backbone import identity_projection
+from trainer.publish.backbone import identity_projection, load_backbone_of
 from trainer.publish.command import publish
 from trainer.publish.formats import FORMATS
 from trainer.publish.golden import INPUT, read_golden, relative
@@ -40,6 +40,15 @@ from trainer.trained import plain_names
 
 def test_the_formats_are_those_of_the_command_line() -> None:
     assert tuple(FORMATS) == NAMES
+
+
+def test_the_facts_are_of_the_crops_that_it_was_validated_with(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, name="resnet18")
+    state = checkpoint.load(folder)
+    state["recipe"]["evaluation"] |= {"size": 80, "resize": 96}
+    checkpoint.write(tmp_path / "larger", state)
+    facts = load_backbone_of(tmp_path / "larger", name=None, ema=False, labels=None).facts
+    assert (facts.size, facts.resize) == (80, 96)
 
 
 @given(wrappers=st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=3))

@@ -72,6 +72,9 @@ def test_the_recipes_differ_from_the_paper_where_they_say_so() -> None:
     ablations = RECIPES / "cifar10" / "ablations"
     assert differing(load_recipe(ablations / "resnet56_bottleneck.yaml")) == {"model.block"}
     assert differing(load_recipe(ablations / "resnet20_kernel5.yaml")) == {"model.kernel"}
+    growing = {"data.size", "data.first_size", "data.crop", "optimizer.label_smoothing", "optimizer.ema"}
+    fast = differing(load_recipe(RECIPES / "imagenet" / "fast" / "resnet50.yaml"))
+    assert growing | {"evaluation.size", "evaluation.resize", "schedule.kind", "schedule.warmup"} < fast
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,7 @@ def test_a_changed_value_differs(override: str, key: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
+        "evaluation.size=32",  # the whole image, as in training
         "data.min_side=200",  # of crops of another kind
         "model.stride_in=3x3",  # there are no bottlenecks
         "log.every=7it",
@@ -152,8 +156,23 @@ class TestComparison:
             "not the validation data of training",
         ]
 
+    def test_crops_of_other_sizes_are_told_apart(self, tmp_path: Path) -> None:
+        make_recipe(tmp_path / "run", "model.name=resnet50", "schedule.budget=600000it")
+        write_metrics(tmp_path / "run", start())
+        lines = [evaluation("center", error, size=size) for size, error in ((224, 0.24), (256, 0.23))]
+        write_evaluations(tmp_path / "run", *lines)
+        found = measured(read_runs([tmp_path / "run"])[0])
+        assert [("crops of 256" in one.notes, one.top1) for one in found] == [(False, 24.0), (True, 23.0)]
+
     def test_of_two_evaluations_of_one_kind_the_newer_one_counts(self, tmp_path: Path) -> None:
         assert self.of(tmp_path / "run", evaluation("center", 0.3), evaluation("center", 0.2)).top1 == 20.0
+
+    def test_a_validation_of_its_own_size_is_called_so(self, tmp_path: Path) -> None:
+        sizes = ["data.size=192", "data.crop=rrc", "evaluation.size=256", "evaluation.resize=293"]
+        make_recipe(tmp_path / "run", "model.name=resnet50", *sizes)
+        write_metrics(tmp_path / "run", start(), validation(256, 0.9))
+        (found,) = measured(read_runs([tmp_path / "run"])[0])
+        assert found.view == "while training: centre crop 256 of 293"
 
     def test_the_validation_of_training_counts_too(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"

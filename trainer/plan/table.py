@@ -47,7 +47,7 @@ def plan_notes(estimate: Estimate, assumed: Sequence[str], device: str, saved: S
     notes = [f"compute: {estimate.speed.source}"]
     if work.recipe.data.first_size:
         sizes = ", ".join(f"{size} px {share:.0%}" for size, share in work.sizes.items())
-        notes.append(f"the crops grow ({sizes} of the run): rates are those of their mean cost")
+        notes.append(f"the crops grow ({sizes} of the run): compute is their mean, decoding that of the largest")
     if measured is None and not estimate.speed.is_cpu:
         notes.append(
             "this project has measured nothing on a GPU; time a step on yours: trainer bench step RECIPE --save"

@@ -71,16 +71,15 @@ class Work:
 
     @property
     def decoding(self) -> float:
-        """Seconds of a core for a training crop; where they grow, the mean over the run."""
-        policy = training_crops(self.recipe)
-        seconds = sum(share * _crop_seconds(self.train, policy, size) for size, share in self.sizes.items())
-        return self.loader_factor * seconds
+        """Seconds of a core for a training crop. Where they grow, small ones cost as much: what is read and decoded is
+        the box, which is the same."""
+        return self.loader_factor * _crop_seconds(self.train, training_crops(self.recipe))
 
     @property
     def validation_decoding(self) -> float:
         """Seconds of a core for the crop of a validation, which is exact."""
         policy = CenterCrop(self.recipe.validation_size, self.recipe.evaluation.resize)
-        return self.loader_factor * constants.EXACT_FACTOR * _crop_seconds(self.val, policy, policy.size)
+        return self.loader_factor * constants.EXACT_FACTOR * _crop_seconds(self.val, policy)
 
     @property
     def read_bytes(self) -> float:
@@ -127,7 +126,7 @@ def work_of(recipe: Recipe, saved: Saved) -> Work:
 
 def table_rate(data: Images, policy: CropPolicy) -> float:
     """Images/s of a core that the table has for these crops."""
-    return 1 / _crop_seconds(data, policy, policy.size)
+    return 1 / _crop_seconds(data, policy)
 
 
 def images_of(data: Dataset) -> Images:
@@ -161,9 +160,8 @@ def _classes(path: str) -> int:
     return len(open_dataset(path).classes) if Path(path).exists() else 0
 
 
-def _crop_seconds(data: Images, policy: CropPolicy, size: int) -> float:
-    """For the boxes of `policy` in `size` x `size` pixels."""
-    made = size**2
+def _crop_seconds(data: Images, policy: CropPolicy) -> float:
+    made = policy.size**2
     if data.raw:
         return constants.RAW_SECONDS * made / 32**2
     ids = np.arange(len(data.widths))

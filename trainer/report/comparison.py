@@ -15,7 +15,7 @@ from trainer.report.paper import (
     family,
     published,
 )
-from trainer.report.paper_recipe import differing, values
+from trainer.report.paper_recipe import differing, paper_value, values
 from trainer.report.runs import Line, Run
 
 Interval = tuple[float, float]
@@ -84,9 +84,9 @@ def _evaluation(run: Run, line: Line) -> Measured:
     if line["ema"]:
         view += ", averaged weights"
     notes = []
-    size = line.get("size", run.recipe.validation_size)  # evaluations of 0.1 were of the validation's
-    if size != run.recipe.validation_size:
-        notes.append(f"crops of {size}, validated on {run.recipe.validation_size}")
+    size = line.get("size", run.recipe.validation_size)  # older lines have none
+    if size != paper_value("data.size", run.recipe.model.name):
+        notes.append(f"crops of {size}")
     if family(run.recipe.model.name) == IMAGENET and protocol in SCALES and line["scales"] != SCALES[protocol]:
         notes.append(f"shorter side {', '.join(map(str, line['scales']))}")
     if protocol != CENTER and line["score"] != "softmax":
