@@ -115,8 +115,6 @@ class OptimizerRecipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay: Literal["all", "conv_and_fc", "no_norm_bias"] = "all"
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes, in the training loss; 0 is off."""
     ema: float = 0.0
     """What a step leaves of the exponential moving average of the weights, e.g. 0.9999; 0: there is none. It is in the
     checkpoints, beside the weights; validation while training is of the weights."""
