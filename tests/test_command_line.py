@@ -50,6 +50,9 @@ def test_the_options_of_evaluate_are_read() -> None:
         return parse_options(parse(["evaluate", "x", "--data", "y", *words]))
 
     assert options() == Options()
+    assert options("--size", "256,224,256") == Options(sizes=(256, 224))
+    with pytest.raises(UsageError, match=r"--size: '2x4' is no number of pixels; write e\.g\. 224,256"):
+        options("--size", "224,2x4")
     assert options("--protocol", "center, all") == Options(protocols=("center", "all"))
     assert options(
         "--protocol", "multi-scale", "--scales", "256, 224", "--pool", "global", "--flip", "false"

@@ -132,10 +132,10 @@ def parse_options(args: argparse.Namespace) -> Options:
 
 
 def _parse_pixels(option: str, text: str | None, example: str) -> tuple[int, ...] | None:
-    """Ascending, each once."""
+    """As given, each once."""
     if text is None:
         return None
     for item in text.split(","):
         if not item.strip().isdecimal() or int(item) == 0:
             raise UsageError(f"{option}: '{item}' is no number of pixels; write e.g. {example}")
-    return tuple(sorted({int(item) for item in text.split(",")}))
+    return tuple(dict.fromkeys(int(item) for item in text.split(",")))
