@@ -273,6 +273,8 @@ def test_a_fast_recipe_trains_through_its_sizes_and_goes_on_in_the_middle(tmp_pa
 
     whole = begin("whole")
     train(whole)
+    told = [(line["step"], line["size"]) for line in read_metrics(whole.run_dir) if line["kind"] == "size"]
+    assert told == [(0, 32), (3, 64), (6, 96)]
     order = training_order(whole, open_dataset(whole.data.train))
     assert [request.size for request in order.batches(0, 64, 8, 0, 1)] == [32, 32, 32, 64, 64, 64, 96, 96]
 

@@ -128,6 +128,7 @@ class Run:
         self.status = Status(self.samples, self.budget, self.global_batch)
         self.status.best_error = self.best["top1_error"] if self.best else None
         self.status.skipped = self.skipped
+        self.crop_size = 0
         self.named: set[int] = set()  # skipped samples that were told of
         self.window = Window(accelerator.device)
 
@@ -181,6 +182,7 @@ class Run:
             self.window.begin()
             self.status.activity = "training"
             for batch in batches:
+                self._tell_size(batch.images.shape[1])
                 self.step(batch)
                 self._after_step(batch)
 
@@ -355,6 +357,13 @@ class Run:
         """Write a line of metrics, of this position."""
         if self.record is not None:
             self.record.write(kind, self.samples, {"epoch": round(self.status.epoch, 5), **values})
+
+    def _tell_size(self, size: int) -> None:
+        """Of the crops, where it grows while training."""
+        if self.recipe.data.first_size and size != self.crop_size:
+            self.crop_size = size
+            self.note("size", step=self.step_number, size=size)
+            self.console.message(f"crops of {size} px from step {self.step_number + 1:,}")
 
     def _name_skipped(self, ids: Ints) -> None:
         for sample in set(ids.tolist()) - self.named:
