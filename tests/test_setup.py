@@ -118,7 +118,7 @@ class TestEnvironment:
 
 def of_a_peer(path: str, module: str) -> bool:
     """Whether the benchmark's extra declares what a peer imports. It need not be installed here to tell whose it is."""
-    return path.startswith("trainer/bench/peers/") and any(peer.name.startswith(module) for peer in BENCH)
+    return path.startswith("trainer/bench/loader/peers/") and any(peer.name.startswith(module) for peer in BENCH)
 
 
 def imported(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""What a loader costs: CPU time and memory of its processes; and the machine that it runs on. From Linux's /proc."""
+"""What is measured on: CPU time and memory of processes, and the machine. From Linux's /proc."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ PACKAGES: Final = (
     "numpy",
     "torch",
     "torchvision",
+    "timm",
+    "triton",
     "pillow",
     "pillow-simd",
     "ffcv",
@@ -100,6 +102,16 @@ def describe_machine() -> dict[str, Any]:
             name: os.environ[name] for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS") if name in os.environ
         },
     }
+
+
+def machine_lines(machine: dict[str, Any]) -> str:
+    """What `describe_machine` found, in two lines."""
+    simd = f", {' '.join(machine['simd'])}" if machine["simd"] else ""
+    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{simd}; load before: {machine['load_before']}\n"
+        f"Python {machine['python']}, {versions}"
+    )
 
 
 def _read(path: str) -> str:

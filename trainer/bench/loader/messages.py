@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.bench.peers import Peer
-from trainer.bench.work import Work
+from trainer.bench.loader.peers import Peer
+from trainer.bench.loader.work import Work
 
 
 @dataclass(frozen=True)

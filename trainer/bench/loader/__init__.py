@@ -6,7 +6,6 @@ with another one first: what changes on the machine meanwhile reaches all of the
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,19 +16,21 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from trainer.bench.chart import draw_chart
-from trainer.bench.messages import Task
-from trainer.bench.peers import OURS, PEERS, Peer
-from trainer.bench.process import LoaderProcess
+from trainer.bench.loader.chart import draw_chart
+from trainer.bench.loader.messages import Task
+from trainer.bench.loader.peers import OURS, PEERS, Peer
+from trainer.bench.loader.process import LoaderProcess
+from trainer.bench.loader.results import Result, find, other_work, to_json
+from trainer.bench.loader.table import print_table
+from trainer.bench.loader.work import CROPS, CropKind, Work
+from trainer.bench.outputs import check_outputs, write_outputs
 from trainer.bench.resources import describe_machine
-from trainer.bench.results import Result, find, other_work, spread, to_json
-from trainer.bench.table import print_table
-from trainer.bench.work import CROPS, CropKind, Work
+from trainer.bench.spread import spread
 from trainer.console import table_console
 from trainer.data.beton import MODE_JPEG, Beton
 from trainer.data.dataset import open_dataset
 from trainer.errors import RunError, UsageError, did_you_mean
-from trainer.files import check_output, write_atomically
+from trainer.files import check_output
 from trainer.plan.saved import LoaderFigure, save_loader
 from trainer.plan.work import images_of, table_rate
 
@@ -91,11 +92,8 @@ def bench_loader(options: Options) -> int:
     console = table_console()
     print_table(results, work, machine, options.repeats, console)
     if options.json is not None:
-        content = json.dumps(to_json(results, work, machine), indent=1) + "\n"
-        write_atomically(options.json, content.encode())
-        chart = options.json.with_suffix(".png")
-        draw_chart(results, work, machine, chart)
-        console.print(f"written: {options.json}, {chart}", markup=False, highlight=False, soft_wrap=True)
+        chart = draw_chart(results, work, machine)
+        write_outputs(options.json, to_json(results, work, machine), chart, console)
     if options.save is not None:
         save_rate(options.save, results, work, machine["cpu"])
         console.print(f"saved: {options.save}", markup=False, highlight=False, soft_wrap=True)
@@ -185,11 +183,7 @@ def _check(options: Options) -> None:
             raise UsageError(f"--{name} {value}: must be 1 or more")
     if options.crop not in CROPS:
         raise UsageError(f"--crop: no crop is named '{options.crop}'{did_you_mean(options.crop, CROPS)}")
-    if options.json is not None:
-        if options.json.suffix != ".json":
-            raise UsageError(f"--json {options.json}: must end in .json (the chart beside it ends in .png)")
-        for file in (options.json, options.json.with_suffix(".png")):
-            check_output(file, "--json")
+    check_outputs(options.json)
     if options.save is not None:
         check_output(options.save, "--save")
     beton = Beton(options.beton)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainer.bench.work import CROPS, CropKind, Work, crops_of, reference, windows_of
+from trainer.bench.loader.work import CROPS, CropKind, Work, crops_of, reference, windows_of
 from trainer.data.beton import Beton
 from trainer.data.crops import CenterCrop, Crops, RandomResizedCrop, ScaleCrop
 from trainer.data.order import Request

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
-from trainer.bench.work import Pixels, Work, crops_of, windows_of
+from trainer.bench.loader.work import Pixels, Work, crops_of, windows_of
 from trainer.data.beton import Beton
 from trainer.data.order import Request
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.bench.messages import Check, Epoch, Task
+from trainer.bench.loader.messages import Check, Epoch, Task
 from trainer.bench.resources import memory_of_session
 from trainer.errors import RunError
 
@@ -49,7 +49,7 @@ class LoaderProcess:
         with open(self._log, "wb") as log, other_end:
             # A session of its own: Ctrl-C is ours alone, and all that it starts can be found and ended.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.bench.worker", str(other_end.fileno())],
+                [sys.executable, "-m", "trainer.bench.loader.worker", str(other_end.fileno())],
                 pass_fds=[other_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

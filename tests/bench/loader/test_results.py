@@ -10,13 +10,14 @@ import PIL.Image
 import pytest
 from rich.console import Console
 
-from trainer.bench.chart import draw_chart
-from trainer.bench.messages import Check, Epoch
-from trainer.bench.peers import OURS, PEERS, Peer
+from trainer.bench.loader.chart import draw_chart
+from trainer.bench.loader.messages import Check, Epoch
+from trainer.bench.loader.peers import OURS, PEERS, Peer
+from trainer.bench.loader.results import Result, other_work, ours_times, ratio, to_json
+from trainer.bench.loader.table import print_table
+from trainer.bench.loader.work import Work
 from trainer.bench.resources import describe_machine
-from trainer.bench.results import Result, Spread, other_work, ours_times, ratio, spread, to_json
-from trainer.bench.table import print_table
-from trainer.bench.work import Work
+from trainer.bench.spread import Spread, spread
 
 FFCV = next(peer for peer in PEERS if peer.name == "ffcv")
 DALI = next(peer for peer in PEERS if peer.name == "dali")
@@ -136,10 +137,11 @@ def test_what_fails_alike_is_said_once(work: Work) -> None:
 def test_the_chart_is_a_png_whatever_was_measured(work: Work, tmp_path: Path, counts: tuple[int, ...]) -> None:
     results = [result(peer, [100.0, 120.0], n) for n in counts for peer in (OURS, *PEERS)]
     results[-1].fail("it broke")
-    draw_chart(results, work, describe_machine(), tmp_path / "a.png")
+    draw_chart(results, work, describe_machine()).savefig(tmp_path / "a.png")
     assert PIL.Image.open(tmp_path / "a.png").format == "PNG"
 
 
 def test_the_chart_without_any_figure_is_a_png_too(work: Work, tmp_path: Path) -> None:
-    draw_chart([Result(OURS, 1, problem="it broke", failed=True)], work, describe_machine(), tmp_path / "a.png")
+    results = [Result(OURS, 1, problem="it broke", failed=True)]
+    draw_chart(results, work, describe_machine()).savefig(tmp_path / "a.png")
     assert PIL.Image.open(tmp_path / "a.png").format == "PNG"

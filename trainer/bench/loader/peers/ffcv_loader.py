@@ -21,7 +21,7 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.reader import Reader
 from ffcv.transforms import RandomHorizontalFlip, ToTensor
 
-from trainer.bench.work import Pixels, Work
+from trainer.bench.loader.work import Pixels, Work
 from trainer.data.ffcv_ops import CropDecoder
 from trainer.data.order import Request
 from trainer.recipe import DataRecipe

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trainer.bench.resources import MIB
-from trainer.bench.results import BASELINE, Result, Spread, find, ours_times, ratio, spread
-from trainer.bench.work import Work
+from trainer.bench.loader.results import BASELINE, Result, find, ours_times, ratio
+from trainer.bench.loader.work import Work
+from trainer.bench.resources import MIB, machine_lines
+from trainer.bench.spread import Spread, spread
 
 
 def print_table(results: list[Result], work: Work, machine: dict[str, Any], repeats: int, console: Console) -> None:
@@ -26,7 +27,7 @@ def print_table(results: list[Result], work: Work, machine: dict[str, Any], repe
     console.print(table)
     for line in _problems(results):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n{_legend(work, repeats)}\n{_machine(machine)}", markup=False, highlight=False)
+    console.print(f"\n{_legend(work, repeats)}\n{machine_lines(machine)}", markup=False, highlight=False)
 
 
 def _cells(result: Result, results: list[Result]) -> list[str]:
@@ -74,13 +75,4 @@ def _legend(work: Work, repeats: int) -> str:
         "ratios pair by pair.\n"
         "MiB: highest anonymous and shared memory, without pages of files.\n"
         "pixels: mean absolute difference to ours for the same crops, in levels of 0-255."
-    )
-
-
-def _machine(machine: dict[str, Any]) -> str:
-    simd = f", {' '.join(machine['simd'])}" if machine["simd"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores{simd}; load before: {machine['load_before']}\n"
-        f"Python {machine['python']}, {versions}"
     )

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainer.bench.messages import Check, Epoch, Task
-from trainer.bench.peers import Variant
+from trainer.bench.loader.messages import Check, Epoch, Task
+from trainer.bench.loader.peers import Variant
+from trainer.bench.loader.work import Pixels, reference
 from trainer.bench.resources import cpu_seconds
-from trainer.bench.work import Pixels, reference
 from trainer.data.beton import Beton
 from trainer.data.order import Request
 from trainer.errors import RunError, UsageError

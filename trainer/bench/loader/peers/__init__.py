@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from trainer.bench.work import Pixels, Work
+from trainer.bench.loader.work import Pixels, Work
 from trainer.data.order import Request
 
 
@@ -53,7 +53,9 @@ class Peer:
         return variant
 
 
-OURS: Final = Peer("ours", "trainer.data.loader.Loader as the trainer uses it", "trainer.bench.peers.trainer_loader")
+OURS: Final = Peer(
+    "ours", "trainer.data.loader.Loader as the trainer uses it", "trainer.bench.loader.peers.trainer_loader"
+)
 
 _BENCH: Final = "pip install '.[bench]'"
 
@@ -61,42 +63,42 @@ PEERS: Final = (
     Peer(
         "ffcv",
         "stock FFCV Loader, os_cache, its own random crops (whole image decoded, cv2 INTER_AREA)",
-        "trainer.bench.peers.ffcv_loader",
+        "trainer.bench.loader.peers.ffcv_loader",
         "ffcv",
         "pip install '.[ffcv]'",
     ),
     Peer(
         "ffcv+ours",
         "stock FFCV Loader, os_cache, with the decoders of trainer.data.ffcv_ops",
-        "trainer.bench.peers.ffcv_loader",
+        "trainer.bench.loader.peers.ffcv_loader",
         "ffcv",
         "pip install '.[ffcv]'",
     ),
     Peer(
         "torchvision",
         "DataLoader processes, Pillow (pillow-simd if installed): whole image decoded, box resized antialiased",
-        "trainer.bench.peers.torchvision_loader",
+        "trainer.bench.loader.peers.torchvision_loader",
         "torchvision",
         "pip install .",
     ),
     Peer(
         "torchvision-io",
         "DataLoader processes, io.decode_jpeg and resized_crop, antialiased",
-        "trainer.bench.peers.torchvision_loader",
+        "trainer.bench.loader.peers.torchvision_loader",
         "torchvision",
         "pip install .",
     ),
     Peer(
         "dali",
         "CPU pipeline, decoders.image_slice and resize, antialiased",
-        "trainer.bench.peers.dali_pipeline",
+        "trainer.bench.loader.peers.dali_pipeline",
         "nvidia.dali",
         _BENCH,
     ),
     Peer(
         "tensorflow",
         "tf.data from memory, decode_and_crop_jpeg and bilinear resize, not antialiased",
-        "trainer.bench.peers.tensorflow_data",
+        "trainer.bench.loader.peers.tensorflow_data",
         "tensorflow",
         _BENCH,
     ),

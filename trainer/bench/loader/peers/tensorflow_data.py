@@ -12,7 +12,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import tensorflow as tf
 
-from trainer.bench.work import Pixels, Work, crops_of, windows_of
+from trainer.bench.loader.work import Pixels, Work, crops_of, windows_of
 from trainer.data.beton import Beton
 from trainer.data.order import Request
 

@@ -20,8 +20,8 @@ from tests.samples import REPOSITORY, smooth_image, write_beton
 from trainer.__main__ import main
 from trainer.bench import loader
 from trainer.bench.loader import Options, bench_loader, measure, parse_peers, parse_workers
-from trainer.bench.peers import OURS, PEERS, Peer
-from trainer.bench.work import Work
+from trainer.bench.loader.peers import OURS, PEERS, Peer
+from trainer.bench.loader.work import Work
 from trainer.errors import UsageError
 
 
@@ -156,7 +156,7 @@ def test_ratios_are_to_stock_ffcv(photos: Path, tmp_path: Path) -> None:
 
 
 def faulty(name: str) -> Peer:
-    return Peer(name, "", "tests.bench.faulty")
+    return Peer(name, "", "tests.bench.loader.faulty")
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, work: Work, *names: str, repeats: int = 2) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from trainer.bench.work import Pixels, Work, crops_of, windows_of
+from trainer.bench.loader.work import Pixels, Work, crops_of, windows_of
 from trainer.data.beton import Beton
 from trainer.data.order import Request
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.faulty import BURNT_SECONDS, HELD_BYTES
-from trainer.bench.messages import Task
-from trainer.bench.peers import Peer
-from trainer.bench.process import LoaderProcess
+from tests.bench.loader.faulty import BURNT_SECONDS, HELD_BYTES
+from trainer.bench.loader.messages import Task
+from trainer.bench.loader.peers import Peer
+from trainer.bench.loader.process import LoaderProcess
+from trainer.bench.loader.work import Work
 from trainer.bench.resources import cpu_seconds
-from trainer.bench.work import Work
 from trainer.errors import RunError
 
 
 def open_process(name: str, work: Work, folder: Path) -> LoaderProcess:
-    return LoaderProcess(Task(Peer(name, "", "tests.bench.faulty"), work, 1), folder)
+    return LoaderProcess(Task(Peer(name, "", "tests.bench.loader.faulty"), work, 1), folder)
 
 
 def test_an_epoch_is_counted_and_timed(work: Work, tmp_path: Path) -> None:

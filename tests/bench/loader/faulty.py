@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.bench.work import Pixels, Work, reference
+from trainer.bench.loader.work import Pixels, Work, reference
 from trainer.data.beton import Beton
 from trainer.data.order import Request
 from trainer.errors import RunError

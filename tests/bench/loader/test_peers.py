@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.samples import REPOSITORY
-from trainer.bench.messages import Task
-from trainer.bench.peers import OURS, PEERS, Peer, Variant
-from trainer.bench.process import LoaderProcess
-from trainer.bench.work import CROPS, CropKind, Work, reference
+from trainer.bench.loader.messages import Task
+from trainer.bench.loader.peers import OURS, PEERS, Peer, Variant
+from trainer.bench.loader.process import LoaderProcess
+from trainer.bench.loader.work import CROPS, CropKind, Work, reference
 from trainer.data.beton import Beton
 from trainer.data.order import Request
 
@@ -77,7 +77,7 @@ def test_ffcvs_scale_crops_are_spread_as_ours(work: Work) -> None:
     pytest.importorskip("ffcv")
     program = """if True:
         import numpy as np
-        from trainer.bench.peers.ffcv_loader import draw_scale_crop
+        from trainer.bench.loader.peers.ffcv_loader import draw_scale_crop
         np.random.seed(0)
         print([draw_scale_crop(333, 500, np.array([256, 480]), 224) for _ in range(4000)])
     """

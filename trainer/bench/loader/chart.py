@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import Any, Final
 
 import matplotlib.figure
 from matplotlib.axes import Axes
 
-from trainer.bench.peers import OURS
-from trainer.bench.results import BASELINE, Result, find, ratio, spread
-from trainer.bench.work import Work
-from trainer.files import write_atomically
+from trainer.bench.loader.peers import OURS
+from trainer.bench.loader.results import BASELINE, Result, find, ratio
+from trainer.bench.loader.work import Work
+from trainer.bench.spread import spread
+from trainer.palette import COLOURS
 
-OURS_COLOURS: Final = ("#c0392b", "#e08e84")
-PEER_COLOURS: Final = ("#5d6d7e", "#aab7c4")
-"""One shade a number of workers, in turn."""
+OURS_COLOUR: Final = COLOURS[1]
+PEER_COLOUR: Final = COLOURS[0]
+SHADES: Final = (1.0, 0.55)
+"""Of a colour, one a number of workers, in turn."""
 
 
-def draw_chart(results: list[Result], work: Work, machine: dict[str, Any], path: Path) -> None:
-    """Write the chart of all results that have figures to `path`, a PNG."""
+def draw_chart(results: list[Result], work: Work, machine: dict[str, Any]) -> matplotlib.figure.Figure:
+    """The chart of all results that have figures."""
     measured = [result for result in results if result.epochs]
     names = list(dict.fromkeys(result.name for result in measured))
     counts = sorted({result.workers for result in measured})
@@ -35,15 +35,13 @@ def draw_chart(results: list[Result], work: Work, machine: dict[str, Any], path:
     _finish(axes, names)
     title = f"{work.crop} crops of {work.size} px from JPEG, batch {work.batch}"
     figure.suptitle(f"{title}\n{machine['cpu']}, {machine['cores']} cores", fontsize=11)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=130, format="png")
-    write_atomically(path, image.getvalue())
+    return figure
 
 
 def _draw_bar(axes: Axes, result: Result, base: Result | None, row: int, place: int, bars: int) -> None:
     rate, times = spread(result.rates), ratio(result, base)
     assert rate is not None
-    colours = OURS_COLOURS if OURS.name in result.name else PEER_COLOURS
+    colour = OURS_COLOUR if OURS.name in result.name else PEER_COLOUR
     thickness = 0.8 / bars
     middle = row - 0.4 + (place + 0.5) * thickness
     axes.barh(
@@ -51,7 +49,7 @@ def _draw_bar(axes: Axes, result: Result, base: Result | None, row: int, place: 
         rate.median,
         0.92 * thickness,
         xerr=[[rate.median - rate.min], [rate.max - rate.median]],
-        color=colours[place % len(colours)],
+        color=(colour, SHADES[place % len(SHADES)]),
         error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#333333"},
     )
     workers = f"{result.workers} worker{'s' if result.workers > 1 else ''}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from trainer.bench.messages import Check, Epoch
-from trainer.bench.peers import OURS, Peer
+from trainer.bench.loader.messages import Check, Epoch
+from trainer.bench.loader.peers import OURS, Peer
+from trainer.bench.loader.work import Work
 from trainer.bench.resources import MIB
-from trainer.bench.work import Work
+from trainer.bench.spread import Spread, ratios, spread
 from trainer.data.beton import Beton
 
 BASELINE: Final = "ffcv"
@@ -54,20 +54,6 @@ class Result:
         self.problem, self.failed, self.epochs = reason, True, []
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median, smallest and largest of the repetitions."""
-
-    median: float
-    min: float
-    max: float
-
-
-def spread(values: list[float]) -> Spread | None:
-    """None of no values."""
-    return Spread(statistics.median(values), min(values), max(values)) if values else None
-
-
 def find(results: list[Result], name: str, workers: int) -> Result | None:
     """The result of this loader, if there is one."""
     return next((result for result in results if (result.name, result.workers) == (name, workers)), None)
@@ -75,9 +61,7 @@ def find(results: list[Result], name: str, workers: int) -> Result | None:
 
 def ratio(result: Result, base: Result | None) -> Spread | None:
     """How many times the rate of `base`, from the repetitions pair by pair; None without figures of both."""
-    if base is None or not base.epochs or not result.epochs:
-        return None
-    return spread([rate / other for rate, other in zip(result.rates, base.rates, strict=True)])
+    return ratios(result.rates, base.rates) if base is not None else None
 
 
 def other_work(result: Result, ours: Result | None, images: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.bench.work import Work
+from trainer.bench.loader.work import Work
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from trainer.bench.work import Pixels, Work
+from trainer.bench.loader.work import Pixels, Work
 from trainer.data.beton import Beton
 from trainer.data.loader import Loader
 from trainer.data.order import Request
