@@ -167,6 +167,40 @@ class TestSubmit:
         assert "there is no sbatch here" in refusal(LAUNCH / "submit.sh", tiny)
 
 
+class TestBench:
+    def test_a_machine_without_gpus_measures_a_small_part(self, tmp_path: Path) -> None:
+        (tmp_path / "some.beton").touch()
+        done = run(LAUNCH / "bench.sh", "--dry-run", tmp_path / "some.beton", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert [line.partition(" bench ")[2].split()[0] for line in lines] == ["step", "evaluation", "loader"]
+        assert "recipes/imagenet/resnet18.yaml --peers timm,torchvision --data" in lines[0]
+        assert all(f"--json {tmp_path}/out/" in line for line in lines)
+        assert not (tmp_path / "out").exists()
+
+    def test_on_a_gpu_every_depth_is_measured(self, tmp_path: Path) -> None:
+        (tmp_path / "some.beton").touch()
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: one'\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = run(LAUNCH / "bench.sh", "--dry-run", tmp_path / "some.beton", PATH=path, CUDA_VISIBLE_DEVICES="0")
+        assert "--depths 18,34,50,101,152 --batch 256,best --peers timm,torchvision" in done.stdout
+        assert "--protocol multi-scale --images" in done.stdout
+        assert "--protocol multi-scale-dense --images" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            ([], "no data given"),
+            (["absent.beton"], "absent.beton: there is no such beton"),
+            (["--quick", "a.beton"], "unknown option --quick"),
+            (["a.beton", "out", "more"], "what is 'more'?"),
+        ],
+    )
+    def test_a_wrong_word_is_named(self, words: list[str], said: str) -> None:
+        assert said in refusal(LAUNCH / "bench.sh", *words)
+
+
 @pytest.mark.parametrize("script", ["run.sh", "submit.sh"])
 def test_help_names_every_option(script: str) -> None:
     parse = (LAUNCH / script).read_text().split("\nparse() {")[1].split("\n}")[0]

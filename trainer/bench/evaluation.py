@@ -1,21 +1,24 @@
 """`trainer bench evaluation`: what reading, decoding and cropping add to the forward passes of an evaluation.
 
-Both are run in turn, in one process and on one device, and ratios are taken pair by pair.
+Both are run in turn, in one process and on one device, and ratios are taken pair by pair. The forward passes are of as
+many crops of the same size; whole images at several scales have none to be compared with, so only their rate is told.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.table import Table
 
 from trainer.bench.resources import describe_machine
+from trainer.bench.spread import Spread, ratios, spread
 from trainer.console import table_console
 from trainer.data.beton import Beton
 from trainer.data.colour import IMAGENET
@@ -23,11 +26,30 @@ from trainer.data.cut_loader import CutLoader
 from trainer.errors import UsageError, did_you_mean
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.network import Network
-from trainer.evaluation.protocols import PAPER_RESIZE, PAPER_SIZE, Protocol, all_cuts, center, ten_crop
+from trainer.evaluation.protocols import (
+    PAPER_RESIZE,
+    PAPER_SCALES,
+    PAPER_SIZE,
+    Protocol,
+    all_cuts,
+    center,
+    multi_scale,
+    multi_scale_dense,
+    ten_crop,
+)
+from trainer.files import check_output, write_atomically
 from trainer.models import create_model
 
 CLASSES = 1000
-PROTOCOLS = {protocol.name: protocol for protocol in (center(PAPER_RESIZE), ten_crop(PAPER_RESIZE))}
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        center(PAPER_RESIZE),
+        ten_crop(PAPER_RESIZE),
+        multi_scale(PAPER_SCALES),
+        multi_scale_dense(PAPER_SCALES, "dense"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,7 @@ class Options:
     images: int = 256
     batch: int = 256
     repeats: int = 3
+    json: Path | None = None
 
 
 def bench_evaluation(options: Options) -> int:
@@ -63,10 +86,14 @@ def bench_evaluation(options: Options) -> int:
     def forward_passes() -> None:
         _forward(model, images * len(protocol.views), options.batch, device)
 
-    for warm_up in (evaluation, forward_passes):
+    works = [evaluation] if protocol.pool is not None else [evaluation, forward_passes]
+    for warm_up in works:
         warm_up()
-    pairs = [(_seconds(evaluation, device), _seconds(forward_passes, device)) for _ in range(options.repeats)]
-    _print(options, images, pairs, device)
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(options.repeats):
+        for times, work in zip(seconds, works, strict=True):
+            times.append(_seconds(work, device))
+    _report(options, images, seconds, device)
     return 0
 
 
@@ -93,28 +120,47 @@ def _check(options: Options) -> Protocol:
             raise UsageError(f"--{name} {getattr(options, name)}: must be 1 or more")
     if options.protocol not in PROTOCOLS:
         raise UsageError(f"--protocol: '{options.protocol}' is not known{did_you_mean(options.protocol, PROTOCOLS)}")
+    if options.json is not None:
+        check_output(options.json, "--json")
     return PROTOCOLS[options.protocol]
 
 
-def _print(options: Options, images: int, pairs: list[tuple[float, float]], device: torch.device) -> None:
-    passes = len(PROTOCOLS[options.protocol].views)
-    evaluation, forward = (median(times) for times in zip(*pairs, strict=True))
-    ratios = [whole / alone for whole, alone in pairs]
-    table = Table(show_header=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    table.add_row(f"evaluation of {images:,} images, {options.protocol}", f"{evaluation:.2f} s")
-    table.add_row(f"{passes * images:,} forward passes alone, batches of {options.batch}", f"{forward:.2f} s")
-    table.add_row(f"ratio, median of {len(pairs)} pairs (lowest to highest)", _range(ratios))
-    table.add_row("images/s", f"{images / evaluation:,.1f}")
+def _report(options: Options, images: int, seconds: list[list[float]], device: torch.device) -> None:
+    """Print, and write what was asked for. `seconds`: of the evaluations and, pair by pair, of the forward passes."""
+    rate = spread([images / once for once in seconds[0]])
+    ratio = ratios(seconds[0], seconds[1]) if len(seconds) > 1 else None
+    assert rate is not None
     machine = describe_machine()
     where = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{machine['cores']} cores, {machine['cpu']}"
     )
+    table = Table(show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_row(f"images/s, {images:,} images, {options.protocol}", _range(rate, ".1f"))
+    if ratio is not None:
+        crops = images * len(PROTOCOLS[options.protocol].views)
+        table.add_row(f"time over that of {crops:,} forward passes alone, pairs", _range(ratio, ".3f"))
     console = table_console()
     console.print(f"{options.model} at {PAPER_SIZE} pixels, fp32, torch {torch.__version__}, {where}", markup=False)
     console.print(table)
+    if options.json is not None:
+        content: dict[str, Any] = {
+            "benchmark": "evaluation",
+            "beton": str(options.beton),
+            "model": options.model,
+            "protocol": options.protocol,
+            "images": images,
+            "batch": options.batch,
+            "device": where,
+            "machine": machine,
+            "images_per_s": asdict(rate),
+            "times_forward_passes": asdict(ratio) if ratio is not None else None,
+            "seconds": dict(zip(("evaluation", "forward_passes"), seconds, strict=False)),
+        }
+        write_atomically(options.json, (json.dumps(content, indent=1) + "\n").encode())
+        console.print(f"written: {options.json}", markup=False, soft_wrap=True)
 
 
-def _range(ratios: list[float]) -> str:
-    return f"[bold]{median(ratios):.3f}[/] ({min(ratios):.3f} to {max(ratios):.3f})"
+def _range(value: Spread, form: str) -> str:
+    return f"[bold]{value.median:,{form}}[/] ({value.min:,{form}} to {value.max:,{form}})"
