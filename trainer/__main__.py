@@ -136,13 +136,29 @@ def _bench_loader(args: argparse.Namespace) -> int:
 def _bench_evaluation(args: argparse.Namespace) -> int:
     from trainer.bench.evaluation import Options, bench_evaluation
 
-    return bench_evaluation(Options(args.beton, args.model, args.protocol, args.images, args.batch, args.repeats))
+    return bench_evaluation(
+        Options(args.beton, args.model, args.protocol, args.images, args.batch, args.repeats, args.json)
+    )
 
 
 def _bench_step(args: argparse.Namespace) -> int:
-    from trainer.bench.step import bench_step
+    from trainer.bench.step.options import Options, parse_batches, parse_depths, parse_peers
 
-    return bench_step(args.recipe, args.overrides, args.repeats, args.save)
+    options = Options(
+        recipe=args.recipe,
+        overrides=tuple(args.overrides),
+        data=args.data,
+        peers=parse_peers(args.peers),
+        depths=parse_depths(args.depths),
+        batches=parse_batches(args.batch),
+        repeats=args.repeats,
+        json=args.json,
+        profile=args.profile,
+        save=args.save,
+    )
+    from trainer.bench.step.command import bench_step
+
+    return bench_step(options)
 
 
 def _plan(args: argparse.Namespace) -> int:

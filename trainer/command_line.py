@@ -286,21 +286,45 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluation.add_argument("beton", metavar="FILE.beton", type=Path, help="the images")
     evaluation.add_argument("--model", default="resnet50", metavar="NAME", help="network (default: %(default)s)")
     evaluation.add_argument(
-        "--protocol", default="ten-crop", metavar="center|ten-crop", help="which crops (default: %(default)s)"
+        "--protocol",
+        default="ten-crop",
+        metavar="center|ten-crop|multi-scale|multi-scale-dense",
+        help="which views (default: %(default)s)",
     )
     evaluation.add_argument("--images", type=int, default=256, metavar="N", help="how many (default: %(default)s)")
     evaluation.add_argument("--batch", type=int, default=256, metavar="N", help="crops a batch (default: %(default)s)")
     evaluation.add_argument("--repeats", type=int, default=3, metavar="N", help="timed pairs (default: %(default)s)")
+    evaluation.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures")
 
     step = kinds.add_parser(
         "step",
-        help="a recipe's training step on this device",
-        description="Time forward, backward and the optimizer of RECIPE's network at its micro-batch and precision, "
-        "on batches that lie on the device already. No data are needed.",
+        help="a recipe's training step, beside others'",
+        description="Measure images/s, memory and FLOP/s of RECIPE's training step on this device, interleaved with "
+        "peers' steps in one run. The rest of the machine should be idle.",
     )
     step.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the folder of a run")
     step.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the recipe's")
+    images = step.add_mutually_exclusive_group()
+    images.add_argument(
+        "--synthetic",
+        dest="data",
+        action="store_const",
+        const=None,
+        help="only on a batch that lies on the device; no data are needed (the default)",
+    )
+    images.add_argument("--data", type=Path, metavar="FILE.beton", help="also on these images, through our loader")
+    step.add_argument("--peers", default="", metavar="NAME,...", help="of torchvision, timm (default: none)")
+    step.add_argument(
+        "--depths", metavar="N,...", help="of 18, 34, 50, 101, 152: ResNets in the place of the recipe's network"
+    )
+    step.add_argument(
+        "--batch", metavar="N|best,...", help="images in a step; best: looked for (default: the recipe's micro-batch)"
+    )
     step.add_argument("--repeats", type=int, default=7, metavar="N", help="timed repetitions (default: %(default)s)")
+    step.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures, and a chart to OUT.png")
+    step.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="write a Chrome trace, and a table of kernels and idle gaps"
+    )
     _add_save(step)
 
 

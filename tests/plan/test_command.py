@@ -15,7 +15,8 @@ from tests.plan.plans import ABSENT, RECIPE
 from tests.samples import jpeg, smooth_image, write_beton
 from tests.small import begin_anew
 from trainer.__main__ import main
-from trainer.bench.step import bench_step
+from trainer.bench.step.command import bench_step
+from trainer.bench.step.options import Options
 from trainer.command_line import parse
 from trainer.plan.saved import LoaderFigure, StepFigure, device_key, load_saved, save_loader, save_step
 from trainer.plan.speed import resnet50
@@ -169,8 +170,8 @@ def test_a_step_is_timed_saved_and_planned_with(capsys: pytest.CaptureFixture[st
     begin_anew()
     recipe, path = "recipes/cifar10/resnet20.yaml", tmp_path / "plan.yaml"
     small = ["data.size=16", "optimizer.global_batch=8", "optimizer.micro_batch=8", *ABSENT]
-    assert bench_step(recipe, small, repeats=1, save=path) == 0
-    assert "images/s, one micro-batch a step" in capsys.readouterr().out
+    assert bench_step(Options(recipe, tuple(small), repeats=1, save=path)) == 0
+    assert f"saved: {path}; `trainer plan --gpu cpu` computes with it" in capsys.readouterr().out
     measured = load_saved(path).step("cpu", "fp32")
     assert measured is not None
     cores = str(measured.threads)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.figure
 from rich.console import Console
 
 from trainer.errors import UsageError
 from trainer.files import check_output, write_atomically
+
+if TYPE_CHECKING:  # it takes a second
+    import matplotlib.figure
 
 
 def check_outputs(path: Path | None) -> None:

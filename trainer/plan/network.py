@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,11 @@ def network_cost(model: ModelRecipe, size: int, classes: int) -> NetworkCost:
 
 @lru_cache
 def _cost(options: tuple[tuple[str, Any], ...], size: int, classes: int) -> NetworkCost:
+    return count_cost(lambda: create_model(num_classes=classes, **dict(options)), size)
+
+
+def count_cost(make: Callable[[], nn.Module], size: int) -> NetworkCost:
+    """Count what any convolutional network, which `make` builds, does for an image of `size` x `size` pixels."""
     counted = {"macs": 0, "activations": 0, "layers": 0}
 
     def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -35,7 +41,7 @@ def _cost(options: tuple[tuple[str, Any], ...], size: int, classes: int) -> Netw
             counted["activations"] += output.numel()
 
     with torch.device("meta"), torch.no_grad():
-        network = create_model(num_classes=classes, **dict(options)).eval()
+        network = make().eval()
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                 module.register_forward_hook(count)
