@@ -30,10 +30,13 @@ def check_outputs(path: Path | None) -> None:
         check_output(file, "--json")
 
 
-def write_outputs(path: Path, content: dict[str, Any], chart: matplotlib.figure.Figure, console: Console) -> None:
-    """Write both, and say so."""
+def write_outputs(
+    path: Path, content: dict[str, Any], chart: matplotlib.figure.Figure, console: Console | None = None
+) -> None:
+    """Write both, and say so to `console`."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     image = io.BytesIO()
     chart.savefig(image, dpi=130, format="png")
     write_atomically(path.with_suffix(".png"), image.getvalue())
-    console.print(f"written: {path}, {path.with_suffix('.png')}", markup=False, highlight=False, soft_wrap=True)
+    if console is not None:
+        console.print(f"written: {path}, {path.with_suffix('.png')}", markup=False, highlight=False, soft_wrap=True)

@@ -90,8 +90,10 @@ def test_real_data_are_the_same_images_each_time_after_the_head_start_is_used_up
 def best(rates: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[int, float]]:
     """Of a device that trains at `rates`, by batch, and has no memory for others."""
 
-    def rate_of(contest: Any) -> float | None:
-        return rates.get(contest.batch)
+    def rate_of(contest: Any) -> float:
+        if contest.batch not in rates:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rates[contest.batch]
 
     monkeypatch.setattr(measure, "_rate_of", rate_of)
     return find_best_batch(lambda batch: small_contest(batch=batch), 4, Console(quiet=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,58 +43,88 @@ def bench_step(options: Options) -> int:
     accelerator = start_accelerator(recipe)
     if accelerator.num_processes > 1:
         raise UsageError("bench step times one device: run it without accelerate launch")
-    progress, console = Console(stderr=True, highlight=False), table_console()
-    notice = notice_of(accelerator.device, recipe.precision)
-    if notice is not None:
-        progress.print(notice, markup=False, soft_wrap=True)
-    machine = describe_machine()
-    machine |= describe_device(accelerator.device, machine["cpu"])
-    profiles: list[str] = []
-
-    def profile(contest: Contest, ours: Ours) -> None:
-        assert options.profile is not None
-        text, files = record(contest, ours, options.profile)
-        profiles.append(f"\n{text}written: {', '.join(map(str, files))}")
-
-    results: list[Result] = []
-    searches: dict[str, dict[int, float]] = {}
-    contests = []
-    for one in recipes_of(recipe, options.depths):
-        for batch in _batches(one, options, accelerator, searches, progress):
-            contests.append(make_contest(one, batch, accelerator, options))
-            results += measure(contests[-1], options.repeats, progress, profile if options.profile else None)
-    peak = peak_of(accelerator.device, recipe.precision)
-    print_table(results, contests, peak, machine, options.repeats, console)
-    for text in profiles:
+    bench, console = _Bench(options, recipe, accelerator), table_console()
+    bench.measure()
+    print_table(bench.results, bench.contests, bench.peak, bench.machine, options.repeats, console)
+    for text in bench.profiles:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if options.json is not None:
-        content = to_json(results, peak, _about(contests, options, searches, machine))
-        write_outputs(options.json, content, draw_chart(results, contests, machine), console)
+    bench.write(console)
     if options.save is not None:
-        if results[0].failed:
+        if bench.results[0].failed:
             raise RunError("our step has no figures to save")
-        _save(contests[-1], options, console)
-    return 1 if any(result.failed for result in results) else 0
+        _save(bench.contests[-1], options, console)
+    return 1 if any(result.failed for result in bench.results) else 0
 
 
-def _batches(
-    recipe: Recipe,
-    options: Options,
-    accelerator: Accelerator,
-    searches: dict[str, dict[int, float]],
-    progress: Console,
-) -> list[int]:
-    """Numbers of images, each once; the best batch is looked for, and how goes into `searches`."""
-    found = []
-    for batch in options.batches or (recipe.optimizer.micro_batch,):
-        if batch == BEST:
-            first = recipe.optimizer.micro_batch
-            best, tried = find_best_batch(lambda n: make_contest(recipe, n, accelerator, options), first, progress)
-            searches[recipe.model.name] = tried
-            found.append(best)
+class _Bench:
+    """Contests of all networks and batches, one after the other, and what came of them."""
+
+    def __init__(self, options: Options, recipe: Recipe, accelerator: Accelerator) -> None:
+        self.options, self.recipe, self.accelerator = options, recipe, accelerator
+        self.progress = Console(stderr=True, highlight=False)
+        notice = notice_of(accelerator.device, recipe.precision)
+        if notice is not None:
+            self.progress.print(notice, markup=False, soft_wrap=True)
+        self.machine = describe_machine()
+        self.machine |= describe_device(accelerator.device, self.machine["cpu"])
+        self.peak = peak_of(accelerator.device, recipe.precision)
+        self.contests: list[Contest] = []
+        self.results: list[Result] = []
+        self.profiles: list[str] = []
+        self.searches: dict[str, dict[int, float]] = {}
+        """Of the best batch: images/s by batch, by network."""
+
+    def measure(self) -> None:
+        profile = self.profile if self.options.profile is not None else None
+        for recipe in recipes_of(self.recipe, self.options.depths):
+            for batch in self.batches(recipe):
+                contest = make_contest(recipe, batch, self.accelerator, self.options)
+                self.contests.append(contest)
+                self.results += measure(contest, self.options.repeats, self.progress, profile)
+                self.write(None)  # what took an hour is not lost with what comes after it
+
+    def batches(self, recipe: Recipe) -> list[int]:
+        """Numbers of images, each once; the best batch is looked for."""
+        first, found = recipe.optimizer.micro_batch, []
+        for batch in self.options.batches or (first,):
+            if batch == BEST:
+                best, tried = find_best_batch(
+                    lambda images: make_contest(recipe, images, self.accelerator, self.options), first, self.progress
+                )
+                self.searches[recipe.model.name] = tried
+                found.append(best)
+            else:
+                found.append(int(batch))
+        return list(dict.fromkeys(found))
+
+    def profile(self, contest: Contest, ours: Ours) -> None:
+        assert self.options.profile is not None
+        try:
+            text, files = record(contest, ours, self.options.profile)
+        except (RuntimeError, OSError) as error:  # what was measured is not lost for it
+            self.profiles.append(f"\nno profile of {contest.network}, batch {contest.batch}: {error}")
         else:
-            found.append(int(batch))
-    return list(dict.fromkeys(found))
+            self.profiles.append(f"\n{text}written: {', '.join(map(str, files))}")
+
+    def write(self, console: Console | None) -> None:
+        """The JSON and the chart, if they were asked for."""
+        if self.options.json is not None:
+            content = to_json(self.results, self.peak, self._about())
+            write_outputs(self.options.json, content, draw_chart(self.results, self.contests, self.machine), console)
+
+    def _about(self) -> dict[str, Any]:
+        options, recipe = self.options, self.contests[-1].recipe
+        return {
+            "recipe": options.recipe,
+            "overrides": list(options.overrides),
+            "precision": recipe.precision,
+            "size": recipe.data.size,
+            "classes": self.contests[-1].classes,
+            "data": str(options.data) if options.data is not None else None,
+            "striding_changed_from": self.contests[-1].striding_in,
+            "best_batch_images_per_s": self.searches,
+            "machine": self.machine,
+        }
 
 
 def describe_device(device: torch.device, cpu: str) -> dict[str, Any]:
@@ -110,26 +139,6 @@ def describe_device(device: torch.device, cpu: str) -> dict[str, Any]:
         "compute_capability": f"{major}.{minor}",
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-    }
-
-
-def _about(
-    contests: Sequence[Contest], options: Options, searches: dict[str, dict[int, float]], machine: dict[str, Any]
-) -> dict[str, Any]:
-    recipe = contests[0].recipe
-    return {
-        "recipe": options.recipe,
-        "overrides": list(options.overrides),
-        "precision": recipe.precision,
-        "size": recipe.data.size,
-        "classes": contests[0].classes,
-        "data": str(options.data) if options.data is not None else None,
-        "striding_changed_from": contests[-1].striding_in,
-        "best_batch": {
-            network: {"images_per_s_by_batch": {str(batch): rate for batch, rate in tried.items()}}
-            for network, tried in searches.items()
-        },
-        "machine": machine,
     }
 
 

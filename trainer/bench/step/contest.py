@@ -69,6 +69,7 @@ def make_contest(recipe: Recipe, batch: int, accelerator: Accelerator, options: 
     """
     recipe = deepcopy(recipe)
     recipe.optimizer.global_batch = recipe.optimizer.micro_batch = batch
+    recipe.data.first_size = 0  # crops that grow are measured at their last size
     striding_in = None
     if options.peers and has_bottlenecks(recipe) and recipe.model.stride_in != "3x3":
         striding_in, recipe.model.stride_in = recipe.model.stride_in, "3x3"

@@ -152,9 +152,10 @@ def find_best_batch(contest_of: Callable[[int], Contest], first: int, console: C
     tried: dict[int, float] = {}
     batch = first
     for _ in range(1 + MOST_DOUBLINGS[contest_of(first).device.type]):
-        rate = _rate_of(contest_of(batch))
-        if rate is None:
-            console.print(f"looking for the best batch: {batch} do not fit")
+        try:
+            rate = _rate_of(contest_of(batch))
+        except RuntimeError as error:
+            console.print(f"looking for the best batch: {batch} images: {_reason(error)}", markup=False)
             break
         tried[batch] = rate
         console.print(f"looking for the best batch: {batch} images, {rate:,.1f} images/s")
@@ -164,21 +165,23 @@ def find_best_batch(contest_of: Callable[[int], Contest], first: int, console: C
     return max(tried, key=lambda batch: tried[batch]) if tried else first, tried
 
 
-def _rate_of(contest: Contest) -> float | None:
-    """Our images/s; None if there is not enough memory."""
+def _rate_of(contest: Contest) -> float:
+    """Our images/s.
+
+    Raises:
+        RuntimeError: there is not enough memory.
+    """
     try:
         return _rate(contest)
-    except torch.OutOfMemoryError:
-        return None
     finally:
         _clear(contest)
 
 
-def _rate(contest: Contest) -> float | None:
+def _rate(contest: Contest) -> float:
     ours = Ours(contest)
     needed = BYTES_OF_ACTIVATION * ours.cost.activations * contest.batch
-    if contest.device.type == "cpu" and needed > free_memory() / 2:
-        return None
+    if contest.device.type == "cpu" and needed > free_memory() / 2:  # no error would tell: the process would be killed
+        raise RuntimeError("not enough memory")
     ours.seconds(1)
     steps = math.ceil(SECONDS / ours.seconds(1))
     return steps * contest.batch / median(ours.seconds(steps) for _ in range(3))

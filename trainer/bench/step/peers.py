@@ -1,9 +1,8 @@
 """One iteration of others' training scripts, with their libraries' own networks and optimizers.
 
 In their favour: the normalised float32 batch lies on the device, in channels_last, so that nothing is timed that their
-loaders do; and learning rate, weight decay and smoothing are plain numbers, without a scheduler. Otherwise the process
-is as their scripts set it up: cuDNN chooses kernels by trial (torch.backends.cudnn.benchmark), on CPUs oneDNN has the
-cores and the memory that ours has.
+loaders do; and nothing is scheduled. cuDNN chooses kernels by trial (torch.backends.cudnn.benchmark), as in their
+scripts. Precision, threads and memory are the process's, and so the same as ours: fp32 is without TF32 for all.
 """
 
 from __future__ import annotations

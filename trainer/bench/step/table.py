@@ -47,7 +47,7 @@ def print_table(
 
 
 def _cells(result: Result, results: Sequence[Result], peak: Peak) -> list[str]:
-    name = [f"  {result.name}{' (compiled)' if result.compiled else ''}", str(result.batch)]
+    name = [f"  {result.name}", str(result.batch)]
     rate, milliseconds, flops = spread(result.rates), spread(result.milliseconds), result.flops()
     if rate is None or milliseconds is None or flops is None:
         return [*name, "failed" if result.failed else "-"]
@@ -78,6 +78,8 @@ def number(value: float) -> str:
 def remarks(results: Sequence[Result], contests: Sequence[Contest]) -> list[str]:
     """What the figures alone do not say, each once."""
     lines = [_striding(contest) for contest in contests if contest.striding_in is not None][:1]
+    compiled = list(dict.fromkeys(result.name for result in results if result.compiled))
+    lines += [f"compiled: {'; '.join(compiled)}"] if compiled else []
     for result in results:
         where = f"{result.network}, batch {result.batch}"
         if result.failed:
