@@ -137,7 +137,7 @@ def _report(options: Options, images: int, seconds: list[list[float]], device: t
     table = Table(show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
-    table.add_row(f"images/s, {images:,} images, {options.protocol}", _range(rate, ".1f"))
+    table.add_row(f"images/s, {images:,} images, {options.protocol}", _range(rate, ".2f"))
     if ratio is not None:
         crops = images * len(PROTOCOLS[options.protocol].views)
         table.add_row(f"time over that of {crops:,} forward passes alone, pairs", _range(ratio, ".3f"))

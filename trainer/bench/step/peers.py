@@ -134,7 +134,7 @@ class Timm(_Peer):
 
     def __init__(self, contest: Contest) -> None:
         import timm
-        from timm.optim._optim_factory import create_optimizer_v2
+        from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
         from timm.utils.cuda import NativeScaler
 
         def make() -> nn.Module:
@@ -189,7 +189,7 @@ def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _timm_loss(smoothing: float) -> nn.Module:
-    from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
+    from timm.loss import LabelSmoothingCrossEntropy  # type: ignore[attr-defined]
 
     return LabelSmoothingCrossEntropy(smoothing) if smoothing else nn.CrossEntropyLoss()  # type: ignore[no-untyped-call]
 

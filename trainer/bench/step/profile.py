@@ -112,7 +112,8 @@ def profile_of(events: Sequence[Any], on_gpu: bool) -> Profile:
 
 
 def _is_kernel(event: Any) -> bool:
-    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    annotates = event.name == MARK or getattr(event, "is_user_annotation", False)  # of which older torch has no word
+    return event.device_type == DeviceType.CUDA and not annotates
 
 
 def _span(event: Any) -> Span:
