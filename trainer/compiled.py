@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
@@ -22,9 +23,7 @@ COMPILERS: Final = ("cc", "gcc", "clang")
 def missing_for(device: torch.device) -> str | None:
     """What compiling for `device` lacks, and what to do: a line. None: nothing."""
     if device.type == "cuda":
-        try:
-            import triton  # type: ignore[import-untyped]  # noqa: F401
-        except ImportError:
+        if find_spec("triton") is None:
             return "there is no Triton (python -m pip install triton)"
         if torch.cuda.get_device_capability(device) < (7, 0):
             return f"Triton does not know {torch.cuda.get_device_name(device)}"
