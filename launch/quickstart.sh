@@ -3,6 +3,8 @@
 # is kept; so is a finished run, which is then only evaluated again. Set-up comes first: make quickstart does both.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/common.sh
+source launch/common.sh
 
 readonly PYTHON=.venv/bin/python
 readonly RECIPE=recipes/quickstart.yaml
@@ -26,11 +28,9 @@ prepare() {
 
 # One process, on the first GPU or on the CPU. All that accelerate would choose and warn about is given.
 train() {
-    local device threads
-    read -r device threads < <("$PYTHON" -c 'import torch; print("gpu" if torch.cuda.is_available() else "cpu", torch.get_num_threads())')
     local launch=("$PYTHON" -m accelerate.commands.launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no
-        --dynamo_backend no --num_cpu_threads_per_process "$threads")
-    if [[ $device == cpu ]]; then launch+=(--cpu); fi
+        --dynamo_backend no --num_cpu_threads_per_process "$(nproc)")
+    if (($(count_gpus) == 0)); then launch+=(--cpu); fi
     "${launch[@]}" -m trainer train "$RECIPE"
 }
 
