@@ -92,6 +92,7 @@ def _keep_best(run: Run, result: Result) -> bool:
 
 def _recalibrate(run: Run) -> Population:
     run.status.activity = "recalibrating"
+    run.console.message(f"recalibrating batch norm over {run.recipe.batch_norm.images:,} images (batch_norm.images)")
     began = time.perf_counter()
     population, changes = recalibrate_run(run, run.ask_to_stop)
     seconds = time.perf_counter() - began
