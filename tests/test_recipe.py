@@ -154,6 +154,17 @@ def test_bad_overrides_are_refused_in_one_line(recipe_file: Path, override: str,
     assert "\n" not in str(refused.value)
 
 
+def test_a_list_is_asked_for_in_our_words(recipe_file: Path) -> None:
+    with pytest.raises(UsageError, match=r"data\.ramp: expected a list, e\.g\. \[6ep, 13ep\]"):
+        load_recipe(recipe_file, ["data.ramp=foo"])
+
+
+def test_a_list_of_recipes_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "table.yaml").write_text("runs: [a.yaml, b.yaml]\n")
+    with pytest.raises(UsageError, match=r"table\.yaml: is a list of recipes: python -m trainer sweep"):
+        load_recipe(tmp_path / "table.yaml")
+
+
 def test_keys_that_do_not_go_together_are_refused(recipe_file: Path) -> None:
     with pytest.raises(UsageError, match=r"data\.on_error is skip, expected stop: data\.engine=ffcv cannot replace"):
         load_recipe(recipe_file, ["data.engine=ffcv", "data.on_error=skip"])

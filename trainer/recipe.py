@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -398,6 +398,8 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
         raise UsageError(f"{path}: cannot read the recipe: {' '.join(str(error).split())}") from error
     if not isinstance(layer, DictConfig):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
+    if isinstance(layer.get("runs"), ListConfig):
+        raise UsageError(f"{path}: is a list of recipes: python -m trainer sweep {path}")
     base = layer.pop("extends", None)
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{path}: extends is {base!r}, expected the name of a recipe beside it")
@@ -437,6 +439,8 @@ def _merge(config: DictConfig, layer: DictConfig, source: str) -> DictConfig:
         raise UsageError(f"{source}: unknown key '{error.full_key}'") from error
     except OmegaConfBaseException as error:
         reason = str(error).split("\n")[0]
+        if "is not a ListConfig" in reason:
+            reason = "expected a list, e.g. [6ep, 13ep]"
         raise UsageError(f"{source}: {getattr(error, 'full_key', None) or 'recipe'}: {reason}") from error
     assert isinstance(merged, DictConfig)
     return merged

@@ -96,8 +96,13 @@ def check_options(options: Options) -> None:
     if options.repeats < 1:
         raise UsageError(f"--repeats {options.repeats}: must be 1 or more")
     check_outputs(options.json)
-    if options.profile is not None and options.profile.exists() and not options.profile.is_dir():
-        raise UsageError(f"--profile {options.profile}: is not a folder; the traces and their tables go into one")
+    if options.profile is not None:
+        if options.profile.exists() and not options.profile.is_dir():
+            raise UsageError(f"--profile {options.profile}: is not a folder; the traces and their tables go into one")
+        try:
+            options.profile.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--profile {options.profile}: cannot make this folder: {error.strerror}") from error
     if options.save is not None:
         if len(options.depths) > 1 or len(options.batches) > 1:
             raise UsageError("--save keeps the figures of one network and batch: give one of --depths and of --batch")
