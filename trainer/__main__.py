@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # On a CPU the network's OpenMP threads share the cores with the decoding threads: those that wait must not spin.
     # Read when torch is loaded, so it has to be said before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler tells people of its own affairs otherwise
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells people of its own affairs otherwise
     args = parse(argv)
     return run_command(lambda: COMMANDS[args.command](args))
 

@@ -14,6 +14,9 @@ M_MMAP_THRESHOLD: Final = -3
 LARGE: Final = 1 << 30
 """Bytes. Blocks above are still given back."""
 
+MOST_OF_OLD: Final = 32 << 20
+"""Bytes that glibc before 2.35 takes at most."""
+
 
 def keep_freed_memory() -> None:
     """Let glibc keep what this process frees.
@@ -23,6 +26,8 @@ def keep_freed_memory() -> None:
     Settings of GLIBC_TUNABLES have the last word; other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None and "GLIBC_TUNABLES" not in os.environ:
-        mallopt(M_MMAP_THRESHOLD, LARGE)
+    if mallopt is None or "GLIBC_TUNABLES" in os.environ:
+        return
+    # Either of the two ends glibc's own adjustment, so the second only if the first was taken.
+    if any(mallopt(M_MMAP_THRESHOLD, size) for size in (LARGE, MOST_OF_OLD)):
         mallopt(M_TRIM_THRESHOLD, 2 * LARGE - 1)

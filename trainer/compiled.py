@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch._functorch.config as functorch
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from trainer.errors import UsageError
 
 MOST_SHAPES: Final = 64
-"""Of one network, compiled one by one: two for each size of a progressive resizing where ranks accumulate gradients."""
+"""Of one network, compiled one by one: each size of a progressive resizing is one."""
 
 COMPILERS: Final = ("cc", "gcc", "clang")
 """That Triton looks for."""
@@ -29,6 +32,8 @@ def missing_for(device: torch.device) -> str | None:
             return f"Triton does not know {torch.cuda.get_device_name(device)}"
         if not any(map(shutil.which, COMPILERS)):
             return "there is no C compiler, which Triton needs (install gcc)"
+        if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            return "there is no Python.h, which Triton needs (install python3-dev)"
         return None
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -67,7 +72,9 @@ class Compiled:
         if missing is not None:
             self._give_up(missing)
             return
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+        torch._dynamo.config.cache_size_limit = MOST_SHAPES  # recompile_limit, which torch before 2.7 does not know
+        if hasattr(functorch, "force_non_lazy_backward_lowering"):
+            functorch.force_non_lazy_backward_lowering = True  # or what cannot be compiled shows in the backward pass
         self._compiled = torch.compile(network, dynamic=False, mode="reduce-overhead" if cuda_graphs else None)
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
@@ -78,7 +85,8 @@ class Compiled:
         try:
             return self._compiled(*inputs)
         except TorchDynamoException as error:  # compiling comes first: nothing was computed yet
-            self._give_up(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            reason = " ".join(str(error).split())
+            self._give_up(f"{type(error).__name__}: {reason[:300]}")
             return self._network(*inputs)
 
     def _give_up(self, reason: str) -> None:

@@ -25,8 +25,7 @@ class MovingAverage:
         decay: d, in (0, 1).
 
     Attributes:
-        network: with the averages as its weights and this rank's statistics. It is not to be called: what Accelerate
-            did to the forward pass of the original was copied, too.
+        network: with the averages as its weights and this rank's statistics.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -37,7 +36,8 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After a step of the optimizer that changed the weights. Does not wait for the device."""
+        """After a step of the optimizer. Does not wait for the device: after one that a loss scaler skipped the average
+        moves on to the weights that were there before."""
         torch._foreach_lerp_(self._averages, self._values, self._weight)
 
     def state_dict(self, population: torch.Tensor | None) -> dict[str, Any]:

@@ -22,14 +22,13 @@ arithmetic instructions). Older ones emulate bf16."""
 HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def use_precision(precision: Precision) -> None:
-    """Set what torch's kernels may do in this process.
+def use_precision(precision: Precision, device: torch.device) -> None:
+    """Set what torch's kernels may do in this process, which computes on `device`.
 
     Raises:
         UsageError: it needs a GPU, or one of another generation.
     """
-    on_gpu = torch.cuda.is_available()
-    if precision in ("fp16", "tf32") and not on_gpu:
+    if precision in ("fp16", "tf32") and device.type != "cuda":
         raise UsageError(f"precision is {precision}, which needs a GPU; use bf16 or fp32 on a CPU")
     if precision == "tf32" and torch.cuda.get_device_capability() < AMPERE:
         raise UsageError(
@@ -64,5 +63,6 @@ def notice_of(device: torch.device, precision: Precision) -> str | None:
 def _cpu_has_bf16() -> bool:
     """AVX512-BF16 or AMX; on other architectures oneDNN knows."""
     if platform.machine() in ("x86_64", "AMD64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch before 2.6 does not tell of all
+        return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -27,9 +27,6 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         UsageError: the launcher started fewer processes than it was asked for, the precision needs a GPU, or
             Accelerate's configuration contradicts the recipe.
     """
-    use_precision(recipe.precision)
-    if recipe.step.cuda_graphs and not torch.cuda.is_available():
-        raise UsageError("step.cuda_graphs is true, which needs a GPU; give step.cuda_graphs=false")
     deterministic = recipe.trainer.deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses what follows
@@ -43,6 +40,9 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     )
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.trainer.timeout))
     accelerator = _join(kwargs_handlers=[ddp, timeout])
+    use_precision(recipe.precision, accelerator.device)
+    if recipe.step.cuda_graphs and accelerator.device.type != "cuda":
+        raise UsageError("step.cuda_graphs is true, which needs a GPU; give step.cuda_graphs=false")
     if accelerator.gradient_accumulation_steps != 1:
         raise UsageError(
             "accelerate is configured for gradient accumulation, which is the recipe's business here "

@@ -157,7 +157,7 @@ def recalibrate_run(run: Run, after_batch: Callable[[int, int], None]) -> tuple[
     trained = [run.module] if run.ema is None else [run.module, run.ema.network]
     found = recalibrate(
         TrainingImages(recipe, data.train, data.statistics, data.mean_image),
-        # Not the networks of the run: what Accelerate did to their forward passes computes in the run's precision.
+        # Not the networks of the run: their running statistics are used up.
         [_network(recipe, data.train.classes, network.state_dict(), run.accelerator.device) for network in trained],
         run.samples,
         count,

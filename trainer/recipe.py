@@ -305,6 +305,9 @@ INDIFFERENT_KEYS: Final = (
 )
 """Keys that do not change what a run computes, so they may differ when it is resumed."""
 
+ROUNDING_KEYS: Final = {"step.compile", "step.cuda_graphs"}
+"""Of those, the ones that change its last bits, which matter where `trainer.deterministic` promises them."""
+
 
 def samples_of(amount: str, global_batch: int) -> int:
     """`"60ep"` or `"600000it"` in samples: whole iterations of `global_batch`, rounded up.
@@ -361,10 +364,11 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 def differences(old: Recipe, new: Recipe) -> dict[str, str]:
     """`key: old -> new`, by key, for every key that changes what the run computes."""
     before, after = _flat(recipe_to_dict(old)), _flat(recipe_to_dict(new))
+    indifferent = set(INDIFFERENT_KEYS) - (ROUNDING_KEYS if new.trainer.deterministic else set())
     return {
         key: f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in after
-        if before.get(key) != after.get(key) and key not in INDIFFERENT_KEYS
+        if before.get(key) != after.get(key) and key not in indifferent
     }
 
 

@@ -38,10 +38,12 @@ def check(recipe: Recipe, source: str) -> None:
             "a number in [0, 1); 0 is off, 0.1 is usual",
         ),
         (
-            not recipe.step.cuda_graphs or recipe.step.compile is not False,
+            not recipe.step.cuda_graphs
+            or recipe.step.compile is True
+            or (recipe.step.compile is None and not recipe.trainer.deterministic),
             "step.cuda_graphs",
             "true",
-            "false with step.compile=false: what is captured is what was compiled",
+            "false where nothing is compiled (step.compile=false, or trainer.deterministic without step.compile=true)",
         ),
         (
             recipe.step.all_reduce == "fp32" or not recipe.trainer.deterministic,

@@ -98,6 +98,10 @@ class TrainingStep:
             # On a CPU torch's fused one copies what is in channels_last, and takes longer than the other.
             fused=True if self.device.type == "cuda" else None,
         )
+        if recipe.optimizer.momentum > 0:
+            # torch's fused SGD makes it of uninitialised memory, and a scaler that skips the first step leaves it so.
+            for parameter in module.parameters():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self._exact = ExactGradients(module) if recipe.trainer.deterministic else None
         self._guard = StepGuard(module, not self.scaler.is_enabled()) if skips_nonfinite(recipe) else None
@@ -120,7 +124,8 @@ class TrainingStep:
 
         Returns:
             The mean loss over the share, float64 [] (NaN if the step was skipped for not being finite), how many of it
-            were classified correctly, float64 [], both on the device; and whether the optimizer made its step.
+            were classified correctly, float64 [], both on the device; and whether the optimizer was called. (With fp16
+            the scaler may still keep it from changing anything, which only the device knows.)
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import platform
 import sys
 import time
+from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict
 from statistics import fmean
@@ -232,8 +234,7 @@ class Run:
         self.status.samples = self.samples
         self.stop.set_unsaved(True)
         self.saver.check()
-        # What all ranks said after the step before, so that none of them waits for another.
-        cause, minutes_over = self.agreement.exchange(self.stop.cause, self._minutes_are_over())
+        cause, minutes_over = self._agree(self.stop.cause, self._minutes_are_over())
         just_saved = self.saved_at >= self.samples - self.global_batch  # so that is what was asked for
         due, save = self._due(self.validate_every), self._due(self.save_every) or (minutes_over > 0 and not just_saved)
         if self._due(self.log_every) or due or save or cause or self.window.is_first:
@@ -256,6 +257,12 @@ class Run:
         if save or (due and self._is_best_now()):
             self.save()
 
+    @property
+    def _agree(self) -> Callable[..., list[int]]:
+        """On GPUs what all ranks said after the step before, so that none of them waits for another. On CPUs, where a
+        step may be as long as the time that a launcher grants to stop in, what they say now."""
+        return self.agreement.exchange if self.accelerator.device.type == "cuda" else self.agreement.highest
+
     def _minutes_are_over(self) -> bool:
         """Whether the main process finds it is time for a checkpoint. Never while one is written."""
         minutes = self.recipe.checkpoint.minutes
@@ -265,7 +272,7 @@ class Run:
     def ask_to_stop(self, requests: int, requests_of_all: int) -> None:
         """While a validation or recalibration goes on. Some ranks have one request more: of that nobody asks."""
         if requests <= requests_of_all:
-            cause, _ = self.agreement.exchange(self.stop.cause, False)
+            cause, _ = self._agree(self.stop.cause, False)
             if cause:
                 raise Stopped(cause)
 
@@ -376,14 +383,19 @@ class Run:
                 print(text, file=sys.stderr, flush=True)
 
     def _tell_notes(self) -> None:
+        """Of the step. They are of this rank and its node alone, so every rank tells its own."""
         for note in self.notes:
-            self.console.message(f"note: {note}")
+            if self.accelerator.is_main_process:
+                self.console.message(f"note: {note}")
+            else:
+                print(f"note: rank {self.rank} on {platform.node()}: {note}", file=sys.stderr, flush=True)
         self.notes.clear()
 
     def _announce(self) -> None:
         precision = notice_of(self.accelerator.device, self.recipe.precision)
         notices = [n for n in (self.data.train.notice, self.data.val.notice, precision) if n is not None]
-        self.notes = [*self.opened.notes, *self.notes, *notices]
+        for note in [*self.opened.notes, *notices]:
+            self.console.message(f"note: {note}")
         self._tell_notes()
         resumed = f"going on at step {self.step_number:,}" if self.samples else "starting"
         self.console.message(

@@ -180,6 +180,7 @@ class TestGpus:
         assert judge_precision((8, 0), "bf16").status == "ok"
         assert judge_precision((7, 5), "bf16").advice == "take precision=fp16"
         assert judge_precision((7, 5), "fp16").status == "ok"
+        assert judge_precision((7, 5), "tf32").status == "fail"
 
     @pytest.mark.parametrize(
         ("missing", "asked", "status"),

@@ -103,7 +103,9 @@ class Preprocess(nn.Module):
 
     def forward(self, images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
         """uint8 [b, h, w, 3] and draws [b, 3] -> float32 [b, 3, h, w], channels_last."""
-        offset = self.offset + (colour @ self.shift).view(-1, 3, 1, 1) if self.augments else self.offset
+        # Not by @, which autocast would compute in 16 bits and a compiler in a kernel of its own.
+        shift = (colour[:, :, None] * self.shift).sum(dim=1).view(-1, 3, 1, 1) if self.augments else 0.0
+        offset = self.offset + shift
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
         return torch.addcmul(offset, pixels, self.scale, out=pixels)
 

@@ -109,7 +109,9 @@ def _precision(recipe: Recipe | None) -> Check:
 def judge_precision(capability: tuple[int, int], precision: str) -> Check:
     """Whether the GPUs compute in the recipe's precision themselves."""
     if capability >= AMPERE:
-        return ok("gpu precision", "bf16 and fp16 in hardware")
+        return ok("gpu precision", "bf16, tf32 and fp16 in hardware")
+    if precision == "tf32":
+        return fail("gpu precision", "precision is tf32, which this GPU does not have", "take precision=fp16")
     if precision == "bf16":
         return warn("gpu precision", "precision is bf16, which this GPU only emulates", "take precision=fp16")
     return ok("gpu precision", "fp16 in hardware, bf16 is emulated")

@@ -197,7 +197,7 @@ def _read_run(run_dir: Path, label: str) -> Run:
         nonfinite=by_kind["nonfinite"],
         told=[line for kind in _TOLD for line in by_kind[kind]],
         drops=_drops(run_dir, recipe, samples),
-        evaluations=_evaluations(run_dir / EVALUATIONS),
+        evaluations=_evaluations(run_dir / EVALUATIONS, recipe),
         responses=_responses(run_dir / RESPONSES),
     )
 
@@ -243,7 +243,7 @@ def _drops(run_dir: Path, recipe: Recipe, samples: int) -> list[Drop]:
         raise UsageError(f"{path}: damaged: not the drops of a learning rate") from error
 
 
-def _evaluations(path: Path) -> list[Line]:
+def _evaluations(path: Path, recipe: Recipe) -> list[Line]:
     """Of what was evaluated again, the newest. A torn last line is left out, as of the metrics."""
     if not path.exists():
         return []
@@ -255,7 +255,7 @@ def _evaluations(path: Path) -> list[Line]:
             continue
         line = _checked(content, "evaluation", str(path))
         what = ("checkpoint", "protocol", "scales", "score", "pool", "flip", "ema", "data_digest")
-        found[json.dumps([line.get("size"), *(line[key] for key in what)])] = line
+        found[json.dumps([line.get("size", recipe.validation_size), *(line[key] for key in what)])] = line
     return sorted(found.values(), key=lambda line: line["samples"])
 
 

@@ -17,7 +17,7 @@ DEPTHS: Final = (18, 34, 50, 101, 152)
 """Of Table 1."""
 
 BEST: Final = "best"
-"""The batch that is looked for, see `trainer.bench.step.best`."""
+"""The batch that is looked for, see `trainer.bench.step.measure.find_best_batch`."""
 
 Batch = int | str
 """Images in a step, or `BEST`."""

@@ -24,6 +24,10 @@ SECONDS: Final = 1.0
 """For the products."""
 
 
+OTHER_VARIANTS: Final = ("H100 PCIe", "H100 NVL")
+"""Their data sheets are not those of the SXM modules, which the table has."""
+
+
 @dataclass(frozen=True)
 class Peak:
     """FLOP/s, and where the figure comes from."""
@@ -40,7 +44,8 @@ def flops_of(macs: int, images_per_s: float) -> float:
 def peak_of(device: torch.device, precision: Precision) -> Peak:
     """The data sheet's, if this project knows one of the device in this precision; else what a product reaches."""
     if device.type == "cuda" and precision != "tf32":
-        known = DEVICES.get(device_key(torch.cuda.get_device_name(device)))
+        name = torch.cuda.get_device_name(device)
+        known = None if any(map(name.__contains__, OTHER_VARIANTS)) else DEVICES.get(device_key(name))
         flops = None if known is None else known.half if precision in HALVES else known.single
         if known is not None and flops is not None:
             return Peak(flops, f"{precision}, data sheet of {known.title}")
