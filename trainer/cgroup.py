@@ -118,3 +118,8 @@ def _read(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
+
+
+def default_threads() -> int:
+    """Cores of the node, a container's share of time counted as such, among its processes."""
+    return max(1, math.ceil(node_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

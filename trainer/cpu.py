@@ -7,7 +7,7 @@ import os
 import torch
 
 from trainer.allocator import keep_freed_memory
-from trainer.data.loader import default_threads
+from trainer.cgroup import default_threads
 
 
 def prepare_cpu() -> None:

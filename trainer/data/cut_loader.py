@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 import torch
 
+from trainer.cgroup import default_threads
 from trainer.data.ahead import Ahead
 from trainer.data.beton import Beton
 from trainer.data.crop_jobs import crop_jobs, explain_job
 from trainer.data.crops import Crops
-from trainer.data.loader import default_threads
 from trainer.data.order import Ints, Request
 from trainer.data.transfer import Transfer
 from trainer.data.views import Cut

@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.cgroup import default_threads
 from trainer.data.beton import Beton
 from trainer.data.crops import CropPolicy, draw_colour
-from trainer.data.loader import Batch, default_threads
+from trainer.data.loader import Batch
 from trainer.data.order import Request
 from trainer.data.transfer import Transfer
 from trainer.errors import UsageError

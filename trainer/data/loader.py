@@ -8,15 +8,13 @@ Python does its part by the batch: NumPy draws the crops, and one call, without 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trainer.cgroup import node_cores
+from trainer.cgroup import default_threads
 from trainer.data.ahead import Ahead
 from trainer.data.beton import Beton
 from trainer.data.crop_jobs import crop_jobs, explain_job, padding
@@ -81,7 +79,7 @@ class Loader:
     memory.
 
     Args:
-        threads: decoding threads; 0 means one a core of this process's share (see `default_threads`).
+        threads: decoding threads; 0 means one a core of this process's share (see `cgroup.default_threads`).
         prefetch: batches made ahead of the consumer.
         colour_seed: draw numbers for the colour augmentation from this seed; None leaves them zero.
         fill: RGB of the padding, for `PaddedCrop`.
@@ -170,8 +168,3 @@ class Loader:
             epochs, asked = request.epochs[places], request.ids[places]
             ids[places] = draw_replacements(len(beton), self.replacement_seed, epochs, asked, attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def default_threads() -> int:
-    """Cores of the node, a container's share of time counted as such, among its processes."""
-    return max(1, math.ceil(node_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from trainer.cgroup import free_memory
+from trainer.cgroup import default_threads, free_memory
 from trainer.data.beton import Beton
 from trainer.data.dataset import (
     Dataset,
@@ -22,7 +22,7 @@ from trainer.data.dataset import (
     training_crops,
     training_order,
 )
-from trainer.data.loader import Loader, default_threads
+from trainer.data.loader import Loader
 from trainer.data.manifest import manifest_path
 from trainer.data.order import Request
 from trainer.doctor.check import Check, fail, ok, reason, size, unseen, warn

@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from trainer.cgroup import free_memory, node_cores
+from trainer.cgroup import default_threads, free_memory, node_cores
 from trainer.doctor.check import GIB, MIB, Check, guarded, ok, size, warn
 from trainer.recipe import Recipe
 
@@ -54,8 +54,6 @@ def data_bytes(recipe: Recipe | None, betons: Sequence[Path]) -> int:
 
 
 def _cores(recipe: Recipe) -> Check:
-    from trainer.data.loader import default_threads  # needs the C library, which may not be built
-
     threads = recipe.data.threads or default_threads()
     return judge_cores(node_cores(), os.cpu_count() or 1, threads, local_processes())
 
