@@ -276,8 +276,14 @@ class Cluster:
 
     def wait(self, number: int | str, timeout: float = 400) -> str:
         """The final state of a job; what a requeue makes wait is let go at once."""
-        deadline = time.monotonic() + timeout
-        while (job := self.job(number))["JobState"] not in FINAL_STATES:
+        deadline, seen = time.monotonic() + timeout, ""
+        # Twice, a while apart: a job that goes back into the queue is seen as failed until its nodes are cleaned up.
+        while (job := self.job(number))["JobState"] not in FINAL_STATES or seen != job["JobState"]:
+            if job["JobState"] in FINAL_STATES:
+                seen = job["JobState"]
+                time.sleep(5)
+                continue
+            seen = ""
             assert time.monotonic() < deadline, f"job {number} does not end: {job}"
             if job["JobState"] == "PENDING" and job["Reason"] in ("BeginTime", "None"):
                 self.client("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
