@@ -109,7 +109,7 @@ class Run:
         self.module.to(memory_format=torch.channels_last)
         set_momentum(self.module, updates=self.global_batch // self.world_size // self.micro_batch)
         self.notes: list[str] = []  # for people, told with the next line of the log
-        self.sgd = TrainingStep(recipe, self.module, data.preprocess, accelerator, lambda note: self.notes.append(note))
+        self.sgd = TrainingStep(recipe, self.module, data.preprocess, accelerator, self.notes.append)
         size = recipe.validation_size
         self.network = Network(self.module, size, data.statistics, data.mean_image, accelerator.device)
         self.ema = MovingAverage(self.module, recipe.optimizer.ema) if recipe.optimizer.ema else None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.table import Table
 
 from trainer.bench.resources import describe_machine
@@ -39,6 +38,7 @@ from trainer.evaluation.protocols import (
 )
 from trainer.files import check_output, write_atomically
 from trainer.models import create_model
+from trainer.processes import start_accelerator_in_fp32
 
 CLASSES = 1000
 PROTOCOLS = {
@@ -72,8 +72,7 @@ def bench_evaluation(options: Options) -> int:
         UsageError: a value is wrong, or the beton cannot be used.
     """
     protocol = _check(options)
-    device = Accelerator(mixed_precision="no").device
-    torch.backends.cudnn.allow_tf32 = False
+    device = start_accelerator_in_fp32().device
     model = create_model(options.model, CLASSES).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     beton = Beton(options.beton)
     images = min(options.images, len(beton))

@@ -9,6 +9,7 @@ import matplotlib.figure
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from trainer.bench.bars import draw_bar, finish
 from trainer.bench.spread import spread
 from trainer.bench.step.contest import Contest
 from trainer.bench.step.results import OURS, WITH_DATA, Result, ours_times
@@ -37,7 +38,8 @@ def draw_chart(
         labels.append(f"{group[0]}\nbatch {group[1]}")
         place += len(rows) + 0.8
     axes.set_yticks(places, labels)
-    _finish(axes)
+    axes.tick_params(axis="y", length=0)
+    finish(axes, room=0.25)
     if names:
         handles = [Patch(color=COLOUR[name], label=name) for name in names]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -49,31 +51,5 @@ def draw_chart(
 def _draw_bar(axes: Axes, result: Result, results: Sequence[Result], place: float) -> None:
     rate, times = spread(result.rates), ours_times(result, results)
     assert rate is not None
-    axes.barh(
-        place,
-        rate.median,
-        0.86,
-        xerr=[[rate.median - rate.min], [rate.max - rate.median]],
-        color=COLOUR[result.name],
-        error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#333333"},
-    )
     share = f"  (ours: {times.median:.2f} x)" if times and result.name != OURS else ""
-    axes.annotate(
-        f"{number(rate.median)}{share}",
-        (rate.max, place),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8.5,
-    )
-
-
-def _finish(axes: Axes) -> None:
-    axes.invert_yaxis()
-    axes.set_xlabel("images/s: median, with min and max")
-    axes.margins(x=0.25)  # room for what is written beside the bars
-    axes.set_xlim(left=0)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    draw_bar(axes, place, 0.86, rate, COLOUR[result.name], f"{number(rate.median)}{share}")

@@ -7,6 +7,7 @@ scripts. Precision, threads and memory are the process's, and so the same as our
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -56,7 +57,7 @@ def peer(name: str, contest: Contest) -> Contestant:
     return Torchvision(contest) if name == "torchvision" else Timm(contest)
 
 
-class _Peer:
+class _Peer(ABC):
     """A training step with the contest's normalised batch on the device."""
 
     def __init__(self, contest: Contest) -> None:
@@ -71,8 +72,9 @@ class _Peer:
         for _ in range(steps):
             self._iteration()
 
+    @abstractmethod
     def _iteration(self) -> None:
-        raise NotImplementedError
+        """A step."""
 
 
 class Torchvision(_Peer):
