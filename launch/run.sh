@@ -197,16 +197,24 @@ set_environment() {
     export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
     # Seconds between a signal and SIGKILL: a save has to fit. SLURM's own are `--signal`, a partition's GraceTime, and KillWait (30).
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-60}
+    # Processes that are started again would meet at the addresses that those before them left in the launcher's store (pytorch 135712).
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     # Asserted by the trainer: a launcher that starts fewer processes than it was asked for does not say so.
     export TRAINER_WORLD_SIZE=$((${nodes:-1} * processes))
     if [[ ${nodes:-1} -gt 1 ]]; then
         # Both would take the first interface, which may be one that does not leave the machine. InfiniBand is found by NCCL itself.
         device=$(interface) || device=''
-        if [[ -n $device ]]; then export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-=$device} GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$device}; fi
+        if [[ -n $device ]]; then
+            export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-=$device} GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$device}
+            # By which the others reach this node, whose name they may not know.
+            export PET_LOCAL_ADDR=${PET_LOCAL_ADDR:-$(ip -o -4 addr show dev "$device" | awk '{ split($4, own, "/"); print own[1]; exit }')}
+        fi
         # How long a dead peer stays unnoticed is the recipe's trainer.timeout; this makes it an error there, not a hang.
         export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
         # The same word on every node, or they do not find each other; and not that of a launch before.
         export PET_RDZV_ID=${TRAINER_LAUNCH:-$master}
+    elif ((processes > 1)) || [[ -n ${SLURM_JOB_ID:-} ]]; then
+        export PET_STANDALONE=1 # torch's c10d on a port of its own choice
     fi
     export TRAINER_LAUNCH=${TRAINER_LAUNCH:-${master:-$(hostname)}.$$.$(date +%s)}
 }
@@ -219,7 +227,8 @@ choose_line() {
         # Nodes that copy their data come later, and the first may be the last. It is named: torch would not know a host by an address
         # that its own name does not have.
         [[ $stage == none ]] || waiting=7200
-        config+=("$LAUNCH/accelerate/multi_node.yaml" --num_machines "$nodes" --num_processes "$((nodes * processes))" --machine_rank "$node_rank"
+        # With c10d the nodes meet again when a process was killed on one of them. Accelerate takes it from the command line only.
+        config+=("$LAUNCH/accelerate/multi_node.yaml" --rdzv_backend c10d --num_machines "$nodes" --num_processes "$((nodes * processes))" --machine_rank "$node_rank"
             --main_process_ip "${master%:*}" --main_process_port "${master##*:}" --rdzv_conf "join_timeout=$waiting,read_timeout=$waiting,is_host=$((node_rank == 0))" --max_restarts "$restarts")
     elif ((processes > 1)) || [[ -n ${SLURM_JOB_ID:-} ]]; then
         config+=("$LAUNCH/accelerate/one_node.yaml" --num_processes "$processes" --max_restarts "$restarts")
@@ -269,8 +278,8 @@ run_here() {
 # What the line above needs in its environment, to be copied with it.
 environment_words() {
     local name words=()
-    for name in ACCELERATE_USE_CPU OMP_NUM_THREADS PET_SIGNALS_TO_HANDLE TORCH_ELASTIC_SHUTDOWN_TIMEOUT TRAINER_WORLD_SIZE \
-        NCCL_SOCKET_IFNAME GLOO_SOCKET_IFNAME; do
+    for name in ACCELERATE_USE_CPU OMP_NUM_THREADS PET_SIGNALS_TO_HANDLE TORCH_ELASTIC_SHUTDOWN_TIMEOUT \
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE PET_STANDALONE PET_LOCAL_ADDR TRAINER_WORLD_SIZE NCCL_SOCKET_IFNAME GLOO_SOCKET_IFNAME; do
         [[ -z ${!name:-} ]] || words+=("$name=${!name}")
     done
     echo "${words[*]}"

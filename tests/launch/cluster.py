@@ -249,6 +249,17 @@ class Cluster:
         found = subprocess.run(["ip", "netns", "pids", self.hosts._namespace(node)], capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
+    def _has_steps(self, job: str) -> bool:
+        """Whether a script or step of a job is still on a node."""
+        for pid in (pid for name in self.names for pid in self.processes(name)):
+            try:
+                title = Path(f"/proc/{pid}/cmdline").read_text()
+            except OSError:  # it left meanwhile
+                continue
+            if title.startswith(f"slurmstepd: [{job}."):
+                return True
+        return False
+
     def _variables(self) -> dict[str, str]:
         return {**os.environ, **self.environment, "SLURM_CONF": f"{self.folder}/slurm.conf"}
 
@@ -275,17 +286,13 @@ class Cluster:
         return self.job(number)["JobState"]
 
     def wait(self, number: int | str, timeout: float = 400) -> str:
-        """The final state of a job; what a requeue makes wait is let go at once."""
-        deadline, seen = time.monotonic() + timeout, ""
-        # Twice, a while apart: a job that goes back into the queue is seen as failed until its nodes are cleaned up.
-        while (job := self.job(number))["JobState"] not in FINAL_STATES or seen != job["JobState"]:
-            if job["JobState"] in FINAL_STATES:
-                seen = job["JobState"]
-                time.sleep(5)
-                continue
-            seen = ""
+        """The final state of a job; what a requeue makes wait (for two minutes) is let go as soon as its last attempt
+        has left the nodes. Before, the last word of that attempt would be taken for the next one's."""
+        deadline = time.monotonic() + timeout
+        while (job := self.job(number))["JobState"] not in FINAL_STATES:
             assert time.monotonic() < deadline, f"job {number} does not end: {job}"
-            if job["JobState"] == "PENDING" and job["Reason"] in ("BeginTime", "None"):
+            waits = job["JobState"] == "PENDING" and job["Reason"] in ("BeginTime", "None")
+            if waits and not self._has_steps(job["JobId"]):
                 self.client("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
             time.sleep(0.2)
         return job["JobState"]

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.launch.cluster import REPOSITORY, Hosts, why_not
-from tests.launch.trainings import lines, make_recipe
+from tests.launch.trainings import lines, make_recipe, steps
 
 pytestmark = pytest.mark.cluster
 
@@ -82,6 +83,43 @@ def test_a_staged_run_reads_copies_and_remembers_the_originals(tmp_path: Path) -
     assert done.stderr.count("copied and verified") == 2
     assert f"train: {tmp_path}/train.beton" in (tmp_path / "runs" / "tiny" / "recipe.yaml").read_text()
     assert not list(scratch.iterdir())
+
+
+def pid_of(recipe: Path, rank: int) -> int:
+    """Of the processes that train a recipe, the one of this rank."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words, variables = ((folder / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+        except OSError:  # it left meanwhile
+            continue
+        if str(recipe).encode() in words and f"RANK={rank}".encode() in variables:
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_rank_that_is_killed_is_started_again_in_place(tmp_path: Path) -> None:
+    """On one machine; at the first try, as every further one costs a restart."""
+    recipe = make_recipe(tmp_path, steps=100)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    started = subprocess.Popen(
+        [RUN, "--processes", "2", "--restarts", "1", str(recipe)],
+        env={**os.environ, "PATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=REPOSITORY,
+    )
+    run = tmp_path / "runs" / "tiny"
+    while steps(run) <= 20 and started.poll() is None:
+        time.sleep(0.1)
+    os.kill(pid_of(recipe, 1), signal.SIGKILL)
+    status, output = end(started)
+    assert status == 0, output
+    assert len(lines(run, "start")) == 2
+    assert steps(run) == 100
 
 
 @pytest.mark.parametrize(
