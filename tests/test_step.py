@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ranks import on_ranks
 from tests.small import begin_anew
-from trainer.compiled import Compiled
 from trainer.data.colour import IMAGENET, Preprocess
 from trainer.data.loader import Batch
-from trainer.errors import UsageError
 from trainer.models import create_model
-from trainer.precision import autocast
 from trainer.processes import has_static_graph, start_accelerator
 from trainer.recipe import Recipe
-from trainer.step import Objective, TrainingStep, should_compile
+from trainer.step import TrainingStep, should_compile
 
 CLASSES, SIZE = 5, 16
 
@@ -250,13 +246,6 @@ class TestOnAGpu:
 # Compiled.
 
 
-@pytest.fixture
-def fresh_compiler() -> Any:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def test_a_compiled_step_computes_what_the_other_does(fresh_compiler: None) -> None:
     found = []
     for compile_ in (False, True):
@@ -268,80 +257,6 @@ def test_a_compiled_step_computes_what_the_other_does(fresh_compiler: None) -> N
         found.append((losses, weights(network)))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
     assert_close(found[1][1], found[0][1], 1e-3)
-
-
-def test_compiled_preprocessing_is_one_kernel(fresh_compiler: None) -> None:
-    from torch._inductor import metrics
-
-    preprocess = Preprocess(IMAGENET, sigma=0.1)
-    batch = a_batch(4)
-    metrics.reset()
-    compiled = torch.compile(lambda images, colour: preprocess(images, colour).to(torch.bfloat16), dynamic=False)
-    found = compiled(batch.images, batch.colour)
-    assert metrics.generated_kernel_count == 1
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, preprocess(batch.images, batch.colour).to(torch.bfloat16))
-
-
-class Sum(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x * 2).sum()
-
-
-def compiled(required: bool, notes: list[str]) -> Compiled:
-    return Compiled(Sum(), torch.device("cpu"), required=required, cuda_graphs=False, tell=notes.append)
-
-
-def test_one_graph_a_size_however_often_sizes_come_back(fresh_compiler: None) -> None:
-    torch._dynamo.utils.counters.clear()
-    network = compiled(True, [])
-    for size in (128, 160, 192, 128, 160, 192):
-        assert float(network(torch.ones(size))) == 2 * size
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
-
-
-def test_a_backward_pass_that_cannot_be_compiled_is_told_of_before_anything_is_computed(
-    monkeypatch: pytest.MonkeyPatch, fresh_compiler: None
-) -> None:
-    from torch._inductor import compile_fx
-
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("no backward today")
-
-    monkeypatch.setattr(compile_fx, "compile_fx_backward", fail)
-    notes: list[str] = []
-    weight = torch.ones(3, requires_grad=True)
-    compiled(False, notes)(weight).backward()
-    assert torch.equal(weight.grad, torch.full((3,), 2.0))  # type: ignore[arg-type]
-    assert len(notes) == 1
-    assert "no backward today" in notes[0]
-
-
-def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.compiled.missing_for", lambda device: "there is no C++ compiler (install g++)")
-    notes: list[str] = []
-    assert float(compiled(False, notes)(torch.ones(3))) == 6
-    assert notes == ["the network is not compiled, which costs speed alone: there is no C++ compiler (install g++)"]
-
-
-def test_without_a_compiler_it_is_refused_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.compiled.missing_for", lambda device: "there is no C++ compiler (install g++)")
-    with pytest.raises(UsageError, match=r"step\.compile is true, and cannot be: there is no C\+\+ compiler"):
-        compiled(True, [])
-
-
-def test_a_compiler_that_fails_is_told_of_once_and_the_network_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_compiler: None
-) -> None:
-    (tmp_path / "g++").write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
-    (tmp_path / "g++").chmod(0o755)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "g++"),))
-    notes: list[str] = []
-    network = compiled(False, notes)
-    assert [float(network(torch.ones(777, dtype=torch.float16) * n)) for n in (1, 2)] == [1554, 3108]
-    assert len(notes) == 1
-    assert "\n" not in notes[0]
 
 
 def test_gpus_compile_unless_it_is_to_be_deterministic() -> None:
@@ -445,40 +360,3 @@ def test_a_graph_is_static_only_if_every_backward_pass_averages(monkeypatch: pyt
     recipe.trainer.deterministic = True
     assert not has_static_graph(recipe)
     assert not has_static_graph(small_recipe(256, 16))
-
-
-# Precision.
-
-
-@pytest.mark.parametrize("precision", ["fp16", "tf32"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_only_gpus_have_is_refused_on_a_cpu(precision: Any) -> None:
-    recipe = Recipe(precision=precision)
-    with pytest.raises(UsageError, match=f"precision is {precision}, which needs a GPU; use bf16 or fp32 on a CPU"):
-        start_accelerator(recipe)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_graphs_are_refused_on_a_cpu() -> None:
-    with pytest.raises(UsageError, match=r"step\.cuda_graphs is true, which needs a GPU"):
-        start_accelerator(small_recipe(8, 8, compile=True, cuda_graphs=True))
-
-
-def test_tf32_is_used_only_where_the_recipe_says_so() -> None:
-    begin_anew()
-    start_accelerator(Recipe(precision="bf16"))
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
-
-
-def test_bf16_computes_convolutions_in_16_bits_and_the_loss_in_32() -> None:
-    device = torch.device("cpu")
-    objective = Objective(a_network(), Preprocess(IMAGENET), "bf16", 0.0)
-    seen: list[torch.dtype] = []
-    network: Any = objective.network
-    network.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    batch = a_batch(4)
-    loss, correct = objective(batch.images, batch.labels, batch.colour)
-    assert (seen, loss.dtype, correct.dtype) == ([torch.bfloat16], torch.float32, torch.int64)
-    with autocast(device, "fp32"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
