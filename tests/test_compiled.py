@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 
 from tests.test_step import a_batch
 from trainer.compiled import Compiled
@@ -80,9 +81,9 @@ def test_a_compiler_that_fails_is_told_of_once_and_the_network_goes_on(
     (tmp_path / "g++").write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
     (tmp_path / "g++").chmod(0o755)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "g++"),))
     notes: list[str] = []
-    network = compiled(False, notes)
-    assert [float(network(torch.ones(777, dtype=torch.float16) * n)) for n in (1, 2)] == [1554, 3108]
+    with torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "g++"),)}):
+        network = compiled(False, notes)
+        assert [float(network(torch.ones(777, dtype=torch.float16) * n)) for n in (1, 2)] == [1554, 3108]
     assert len(notes) == 1
     assert "\n" not in notes[0]
