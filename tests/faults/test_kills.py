@@ -7,11 +7,11 @@ import random
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.faults.trainers import TINY, Trainers, same_weights, until
+from tests.processes import mark, members, pid_of
 from tests.samples import PYTHON, REPOSITORY
 from trainer.errors import Preempted
 
@@ -58,7 +58,7 @@ def launch(trainers: Trainers, *overrides: str, processes: int) -> subprocess.Po
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
-        "RUNS_OF_TEST": str(trainers.runs),
+        **mark(trainers.runs),
     }
     return subprocess.Popen(
         [*command, *TINY, *values, *overrides],
@@ -69,24 +69,6 @@ def launch(trainers: Trainers, *overrides: str, processes: int) -> subprocess.Po
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-
-
-def members(runs: Path) -> dict[int, list[bytes]]:
-    """Of the processes that come from a launcher, in whatever session, those that are alive, with their variables."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")  # empty for those that are dead but not buried
-        except OSError:
-            continue
-        if f"RUNS_OF_TEST={runs}".encode() in variables:
-            found[int(folder.name)] = variables
-    return found
-
-
-def pid_of(runs: Path, rank: int) -> int:
-    """Of a launcher's processes the one that trains as this rank."""
-    return next(pid for pid, variables in members(runs).items() if f"RANK={rank}".encode() in variables)
 
 
 @pytest.mark.slow

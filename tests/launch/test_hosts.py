@@ -15,6 +15,7 @@ import pytest
 
 from tests.launch.cluster import REPOSITORY, Hosts, why_not
 from tests.launch.trainings import lines, make_recipe, steps
+from tests.processes import mark, pid_of
 
 pytestmark = pytest.mark.cluster
 
@@ -85,18 +86,6 @@ def test_a_staged_run_reads_copies_and_remembers_the_originals(tmp_path: Path) -
     assert not list(scratch.iterdir())
 
 
-def pid_of(recipe: Path, rank: int) -> int:
-    """Of the processes that train a recipe, the one of this rank."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words, variables = ((folder / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
-        except OSError:  # it left meanwhile
-            continue
-        if str(recipe).encode() in words and f"RANK={rank}".encode() in variables:
-            return int(folder.name)
-    raise AssertionError(f"no process of rank {rank}")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_rank_that_is_killed_is_started_again_in_place(tmp_path: Path) -> None:
@@ -105,7 +94,7 @@ def test_a_rank_that_is_killed_is_started_again_in_place(tmp_path: Path) -> None
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     started = subprocess.Popen(
         [RUN, "--processes", "2", "--restarts", "1", str(recipe)],
-        env={**os.environ, "PATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **mark(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -115,7 +104,7 @@ def test_a_rank_that_is_killed_is_started_again_in_place(tmp_path: Path) -> None
     run = tmp_path / "runs" / "tiny"
     while steps(run) <= 20 and started.poll() is None:
         time.sleep(0.1)
-    os.kill(pid_of(recipe, 1), signal.SIGKILL)
+    os.kill(pid_of(tmp_path, 1), signal.SIGKILL)
     status, output = end(started)
     assert status == 0, output
     assert len(lines(run, "start")) == 2
