@@ -16,7 +16,7 @@ from trainer.data.crops import ScaleCrop
 from trainer.data.dataset import training_crops
 from trainer.errors import RunError
 from trainer.jpeg import decode
-from trainer.preview.views import EPOCHS, ROWS, Row, training_rows, validation_view
+from trainer.preview.views import EPOCHS, ROWS, Row, corner_boxes, training_rows, validation_view
 from trainer.recipe import Recipe, load_recipe
 from trainer.run_data import RunData
 
@@ -152,7 +152,17 @@ def test_the_validation_view_is_the_first_images_centre_crop(folder: Path) -> No
     wanted = np.asarray(transforms.CenterCrop(recipe.data.size)(resized)).astype(int)
     assert found.image.sample == 0
     assert np.abs(found.center - wanted).max() <= 1  # pillow-simd rounds its weights
-    assert found.corners.shape == (5, 4)
+    assert found.corners.shape == (6, 4)
+
+
+def test_the_boxes_are_those_of_torchvisions_ten_crops(folder: Path) -> None:
+    recipe, _ = open_data(folder, *PADDED, "evaluation.resize=37")
+    width, height = 37, 52
+    places = PIL.Image.fromarray(np.arange(width * height, dtype=np.int32).reshape(height, width))
+    crops = [np.asarray(crop) for crop in transforms.TenCrop(recipe.data.size)(places)]
+    corners = [divmod(int(crop.min()), width)[::-1] for crop in crops]  # mirrored or not, the lowest is at its corner
+    assert {tuple(box[:2]) for box in corner_boxes(recipe, width, height).tolist()} == set(corners)
+    assert len(set(corners)) == 6
 
 
 def test_a_stored_image_is_shown_whole(folder: Path) -> None:

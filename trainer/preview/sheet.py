@@ -18,7 +18,7 @@ from trainer.jpeg import Pixels
 from trainer.preview.views import EPOCHS, Row, Stored, Validation, resized_to
 from trainer.recipe import Recipe
 
-COLOURS: Final = palette.COLOURS[:5]
+COLOURS: Final = palette.COLOURS[:6]
 """Of epochs and of crops."""
 
 INK, PALE = "#222222", "#666666"
@@ -29,8 +29,8 @@ FACTS, LEGEND = 190, 350
 """Widths that texts need."""
 TEXT, TITLE = 13, 20
 
-CORNERS: Final = ("top left", "top right", "bottom left", "bottom right", "centre")
-STYLES: Final = ("solid", (0, (5, 5)), (0, (5, 5)), "solid", "solid")
+CROPS: Final = ("top left", "top right", "bottom left", "bottom right", "centre", "mirrored centre")
+STYLES: Final = ("solid", (0, (5, 5)), (0, (5, 5)), "solid", "solid", (0, (5, 5)))
 """Solid are the two crops that share no edge."""
 
 
@@ -91,7 +91,7 @@ class _Layout:
         self.center = self.factor * recipe.validation_size
         room = self.width - 2 * MARGIN - self.center - LEGEND - 2 * GAP
         self.validation_scale = _fit(*self.resized, room, 2 * self.tile, self.factor)
-        below = max(round(self.resized[1] * self.validation_scale), self.center + LINE, 8 * LINE)
+        below = max(round(self.resized[1] * self.validation_scale), self.center + LINE, 9 * LINE)
         self.height = self.validation_top + 3 * LINE + below + MARGIN
 
     def left(self, column: int) -> int:
@@ -113,7 +113,7 @@ def draw_sheet(recipe: Recipe, rows: list[Row], validation: Validation, path: Pa
     sheet.write(_shortened(recipe.data.train, 120), MARGIN, 50, color=PALE)
     sheet.write(_describe(recipe), MARGIN, 50 + LINE, color=PALE)
     sheet.write("stored, with its crops", layout.left(0), HEADER - LINE - 6, weight="bold")
-    for epoch, colour in enumerate(COLOURS):
+    for epoch, colour in enumerate(COLOURS[:EPOCHS]):
         sheet.label(f"epoch {epoch}", colour, layout.left(1 + epoch), HEADER - LINE - 6)
     for place, row in enumerate(rows):
         _draw_stored(sheet, layout, row, layout.top(place))
@@ -129,7 +129,7 @@ def _draw_stored(sheet: Sheet, layout: _Layout, row: Row, top: int) -> None:
     scale = _fit(image.width + 2 * pad, image.height + 2 * pad, layout.cell, layout.tile, layout.factor)
     x, y = left + round(pad * scale), top + round(pad * scale)
     sheet.paste(_scaled(image, image.width, image.height, scale), x, y)
-    for view, colour in zip(row.views, COLOURS, strict=True):
+    for view, colour in zip(row.views, COLOURS, strict=False):
         sheet.outline(_placed(view.box, x, y, scale), colour)
     bottom = top + layout.tile + 4
     sheet.write(_shortened(image.class_name, 24), left, bottom)
@@ -162,8 +162,8 @@ def _draw_validation(sheet: Sheet, layout: _Layout, recipe: Recipe, validation: 
     sheet.paste(_enlarged(validation.center, layout.factor), left, top)
     sheet.write("the centre crop", left, top + layout.center + 4, weight="bold")
     left += layout.center + GAP
-    sheet.write(f"ten-crop: these of {size}×{size} and their mirror images", left, top)
-    for line, (name, box, colour) in enumerate(zip(CORNERS, boxes, COLOURS, strict=True)):
+    sheet.write(f"ten-crop: these of {size}×{size}, as they are and mirrored", left, top)
+    for line, (name, box, colour) in enumerate(zip(CROPS, boxes, COLOURS, strict=True)):
         x, y = (round(float(value), 1) for value in box[:2])
         sheet.label(f"{name} at ({x:g}, {y:g})", colour, left, top + 24 + line * LINE)
     if np.allclose(boxes, boxes[0]):

@@ -16,7 +16,7 @@ from trainer.data.dataset import Dataset, training_crops
 from trainer.data.ffcv_engine import FfcvLoader
 from trainer.data.loader import Loader
 from trainer.data.order import Request
-from trainer.data.views import FIVE_PLACES, Cut
+from trainer.data.views import FIVE_PLACES, views_of
 from trainer.errors import RunError
 from trainer.jpeg import DecodeError, Pixels, crop_pixels, decode_crop
 from trainer.recipe import Recipe
@@ -88,7 +88,7 @@ class Validation:
     center: Pixels
     """The centre crop, uint8 [size, size, 3]."""
     corners: Boxes
-    """float64 [5, 4], see `corner_boxes`."""
+    """float64 [6, 4], see `corner_boxes`."""
 
 
 def training_rows(recipe: Recipe, data: RunData) -> list[Row]:
@@ -123,9 +123,13 @@ def validation_view(recipe: Recipe, data: RunData) -> Validation:
 
 
 def corner_boxes(recipe: Recipe, width: int, height: int) -> Boxes:
-    """The crops of ten-crop as they lie in an image of `width` x `height`, in pixels of it: float64 [5, 4]."""
+    """The crops of ten-crop as they lie in an image of `width` x `height`, in pixels of it: float64 [6, 4].
+
+    The corners, the centre, and the centre of the mirror image, which is off by a pixel where the margin is odd; the
+    corners of the mirror image are those of the image.
+    """
     sides = np.array([width]), np.array([height])
-    cuts = [Cut(recipe.evaluation.resize, place) for place in FIVE_PLACES]
+    cuts = dict.fromkeys(view.cut for view in views_of(recipe.evaluation.resize, FIVE_PLACES, flip=True))
     return np.concatenate([cut.boxes(recipe.validation_size, *sides)[0] for cut in cuts])
 
 
