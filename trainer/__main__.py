@@ -88,9 +88,12 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _responses(args: argparse.Namespace) -> int:
+    from trainer.choices import TRUTHS, parse_choice
+
+    ema = parse_choice("--ema", args.ema, TRUTHS) == "true"
     from trainer.responses import layer_responses
 
-    layer_responses(args.checkpoint, args.data, images=args.images, out=args.out)
+    layer_responses(args.checkpoint, args.data, images=args.images, ema=ema, out=args.out)
     return 0
 
 

@@ -208,6 +208,9 @@ def _add_responses(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "--images", type=int, metavar="N", help="so many of them, evenly spread over the file (default: all)"
     )
     responses.add_argument(
+        "--ema", default="false", metavar="true|false", help="the moving average of the weights (default: %(default)s)"
+    )
+    responses.add_argument(
         "--out", metavar="FILE.json", type=Path, help="where to write (default: responses.json in the run folder)"
     )
 

@@ -121,7 +121,9 @@ def _standard_deviation(name: str, count: float, total: float, squares: float) -
     return math.sqrt(max(variance, 0.0))
 
 
-def layer_responses(path: str, data_path: str, *, images: int | None = None, out: Path | None = None) -> list[Response]:
+def layer_responses(
+    path: str, data_path: str, *, images: int | None = None, ema: bool = False, out: Path | None = None
+) -> list[Response]:
     """Measure the responses of a checkpoint's network to the centre crops of a beton; write them, print them.
 
     Under `accelerate launch` this runs in every process, which share the images; the main one writes.
@@ -129,6 +131,7 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
     Args:
         path: a run folder, a checkpoint's folder or its state file.
         images: so many, evenly spread over the file, as it may be sorted by class; None: all.
+        ema: of the moving average of its weights.
         out: the file to write; None: `responses.json` in the run folder that the checkpoint lies in.
 
     Raises:
@@ -137,7 +140,7 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
     """
     accelerator = start_accelerator_in_fp32()
     torch.backends.cudnn.allow_tf32 = False  # what is reported is computed in fp32, whatever it was trained in
-    trained = load_trained(path)
+    trained = load_trained(path, ema=ema)
     data = open_dataset(data_path)
     check_same_classes(data, trained.classes, str(trained.file))
     if not response_layers(trained.model):
@@ -150,13 +153,15 @@ def layer_responses(path: str, data_path: str, *, images: int | None = None, out
         content = {
             "step": trained.step,
             "samples": trained.samples,
+            "ema": ema,
             "data": data_path,
             "data_digest": data.digest,
             "images": images,
             "layers": [asdict(response) for response in responses],
         }
-        title = f"{trained.recipe.model.name}, step {trained.step:,}, on {images:,} images of {data_path}"
-        _print(responses, title)
+        title = f"{trained.title}, on {images:,} images of {data_path}"
+        convolutions = sum(isinstance(module, nn.Conv2d) for module in trained.model.modules())
+        _print(responses, title, convolutions)
         write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
         print(f"written: {file}", flush=True)
     accelerator.end_training()
@@ -190,7 +195,7 @@ def _destination(trained: Trained, out: Path | None) -> Path:
     return out
 
 
-def _print(responses: list[Response], title: str) -> None:
+def _print(responses: list[Response], title: str, convolutions: int) -> None:
     table = Table("3x3 layer", show_footer=True)
     table.columns[0].footer = "mean"
     table.add_column("std", f"{fmean(response.std for response in responses):.4f}", justify="right")
@@ -199,4 +204,9 @@ def _print(responses: list[Response], title: str) -> None:
     console = table_console()
     console.print(title, style="bold", highlight=False, soft_wrap=True)
     console.print(table)
-    console.print("Standard deviations after batch norm, before the nonlinearity", soft_wrap=True)
+    console.print(
+        "Standard deviations after batch norm, before the nonlinearity; "
+        f"{len(responses)} of {convolutions} convolutions are 3x3",
+        highlight=False,
+        soft_wrap=True,
+    )

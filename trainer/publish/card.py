@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from trainer.publish.backbone import Backbone, Facts
 from trainer.publish.formats import FORMATS
+from trainer.report.canvas import to_png
 from trainer.report.comparison import Measured, measured_at
 from trainer.report.paper import CIFAR, IMAGENET, family
 from trainer.report.plots import draw_errors
@@ -64,7 +65,7 @@ def draw_curve(backbone: Backbone) -> bytes | None:
     """The errors of its run over the iterations, a PNG; None if it lies in no run folder."""
     if backbone.run_dir is None:
         return None
-    return draw_errors(read_runs([backbone.run_dir]))
+    return to_png(draw_errors(read_runs([backbone.run_dir])))
 
 
 def model_card(

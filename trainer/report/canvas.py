@@ -87,17 +87,20 @@ def canvas(entries: Sequence[str], *heights: float) -> tuple[Figure, list[Axes]]
     return figure, list(panels[:, 0])
 
 
-def finish(figure: Figure, runs: Sequence[Run], entries: Sequence[str], *, dashed: bool = False) -> bytes:
-    """Write the legend below all panels, where no curve is; return the figure as a PNG.
+def add_legend(
+    figure: Figure, runs: Sequence[Run], entries: Sequence[str], *, dashed: bool = False, markers: Sequence[str] = ()
+) -> None:
+    """Below all panels, where no curve is.
 
     Args:
         dashed: plain networks are.
+        markers: of the runs, where their lines have any.
     """
     handles = [
         Line2D(
             *([], []),
             color=COLOURS[number],
-            marker=MARKERS[number],
+            marker=markers[number] if markers else "",
             markersize=5,
             linewidth=BOLD,
             linestyle=dashes(run) if dashed else "-",
@@ -105,9 +108,14 @@ def finish(figure: Figure, runs: Sequence[Run], entries: Sequence[str], *, dashe
         )
         for number, (run, entry) in enumerate(zip(runs, entries, strict=True))
     ]
-    image = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.legend(handles=handles, loc="outside lower left", ncols=_columns(entries))
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    image = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
         figure.savefig(image, format="png")
     return image.getvalue()
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from trainer.errors import UsageError
 from trainer.files import check_output, write_atomically
 from trainer.report import plots
-from trainer.report.canvas import MOST_RUNS
+from trainer.report.canvas import MOST_RUNS, to_png
 from trainer.report.page import Figure, Group, figure_captions, render
 from trainer.report.runs import Run, read_runs, short_names
 from trainer.report.summary import summary_table
@@ -71,12 +71,12 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
 def _figures(runs: Sequence[Run], suffix: str) -> list[Figure]:
     drawn: dict[str, bytes] = {}
     if any(run.train or run.validation for run in runs):
-        drawn["curves"] = plots.draw_errors(runs)
+        drawn["curves"] = to_png(plots.draw_errors(runs))
         if len({run.is_plain for run in runs}) > 1:
-            drawn["training"] = plots.draw_training_errors(runs)
-        drawn["loss"] = plots.draw_losses(runs)
-        drawn["progress"] = plots.draw_progress(runs)
+            drawn["training"] = to_png(plots.draw_training_errors(runs))
+        drawn["loss"] = to_png(plots.draw_losses(runs))
+        drawn["progress"] = to_png(plots.draw_progress(runs))
     if any(run.responses for run in runs):
-        drawn["responses"] = plots.draw_responses(runs)
+        drawn["responses"] = to_png(plots.draw_responses(runs))
     captions = figure_captions(runs)
     return [Figure(f"{name}{suffix}.png", png, *captions[name]) for name, png in drawn.items()]

@@ -12,7 +12,7 @@ from trainer.report import tables
 from trainer.report.canvas import MOST_POINTS
 from trainer.report.html import Html, join, tag
 from trainer.report.plots import error_limits
-from trainer.report.runs import Run
+from trainer.report.runs import Line, Run
 from trainer.report.style import CSS
 
 # Nothing is loaded and nothing is run, whatever a run folder may hold.
@@ -91,9 +91,16 @@ def figure_captions(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
         ),
         "responses": (
             f"Standard deviations of layer responses of {names}",
-            "Outputs of each 3x3 layer after batch norm, before the nonlinearity, as in Figure 7 of the paper.",
+            "Outputs of each 3x3 layer after batch norm, before the nonlinearity, as in Figure 7 of the paper: of "
+            f"{'; '.join(_responded(run, run.responses) for run in runs if run.responses)}.",
         ),
     }
+
+
+def _responded(run: Run, responses: Line) -> str:
+    weights = ", averaged weights" if responses.get("ema") else ""
+    since = f", now {run.samples // run.batch:,}" if run.samples > responses["samples"] else ""
+    return f"{run.label} at step {responses['step']:,}{since}{weights}, over {responses['images']:,} images"
 
 
 def _section(group: Group) -> Html:

@@ -1,4 +1,4 @@
-"""The figures, as the paper's Figures 1, 4, 6 and 7 for several runs, and how fast they went; each a PNG in bytes."""
+"""The figures, as the paper's Figures 1, 4, 6 and 7 for several runs, and how fast they went."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainer.palette import COLOURS
@@ -14,10 +15,10 @@ from trainer.report.canvas import (
     BOLD,
     MARKERS,
     Axis,
+    add_legend,
     axis_of,
     canvas,
     dashes,
-    finish,
     mark_rate_changes,
     means,
     names,
@@ -32,7 +33,7 @@ _MOST_MARKED: Final = 40
 """Layers whose responses have markers: more of them would be a band."""
 
 
-def draw_errors(runs: Sequence[Run]) -> bytes:
+def draw_errors(runs: Sequence[Run]) -> Figure:
     """Figures 4 and 6: top-1 error over the iterations, training thin, validation bold."""
     entries = [f"{name}: {_reached(run)}" for name, run in zip(names(runs), runs, strict=True)]
     figure, (axes,) = canvas(entries, 4.2)
@@ -42,10 +43,11 @@ def draw_errors(runs: Sequence[Run]) -> bytes:
         plot(axes, axis, run, run.validation, "top1_error", 100, **_bold(number, run.validation))
     _set_up(axes, axis, runs, "top-1 error (%). Thin: training, augmented. Bold: validation.")
     axes.set_ylim(*error_limits(runs))
-    return finish(figure, runs, entries)
+    add_legend(figure, runs, entries, markers=MARKERS)
+    return figure
 
 
-def draw_training_errors(runs: Sequence[Run]) -> bytes:
+def draw_training_errors(runs: Sequence[Run]) -> Figure:
     """Figure 1: training error alone, plain networks dashed, residual ones solid."""
     figure, (axes,) = canvas(names(runs), 3.6)
     axis = axis_of(runs)
@@ -54,10 +56,11 @@ def draw_training_errors(runs: Sequence[Run]) -> bytes:
         plot(axes, axis, run, means(run.train), "top1_error", 100, **style)
     _set_up(axes, axis, runs, "training top-1 error (%). Dashed: plain. Solid: residual.")
     axes.set_ylim(*error_limits(runs))
-    return finish(figure, runs, names(runs), dashed=True)
+    add_legend(figure, runs, names(runs), dashed=True)
+    return figure
 
 
-def draw_losses(runs: Sequence[Run]) -> bytes:
+def draw_losses(runs: Sequence[Run]) -> Figure:
     """Cross-entropy over the iterations, training thin, validation bold."""
     figure, (axes,) = canvas(names(runs), 3.6)
     axis = axis_of(runs)
@@ -66,19 +69,20 @@ def draw_losses(runs: Sequence[Run]) -> bytes:
         plot(axes, axis, run, run.validation, "loss", **_bold(number, run.validation))
     _set_up(axes, axis, runs, "loss. Thin: training, augmented. Bold: validation.")
     axes.set_ylim(bottom=0)
-    return finish(figure, runs, names(runs))
+    add_legend(figure, runs, names(runs), markers=MARKERS)
+    return figure
 
 
-def draw_progress(runs: Sequence[Run]) -> bytes:
+def draw_progress(runs: Sequence[Run]) -> Figure:
     """Learning rate, images/s and the share of the time spent waiting for data, one below the other."""
     figure, panels = canvas(names(runs), 1.8, 1.8, 1.8)
     rate, speed, wait = panels
     axis = axis_of(runs)
     for number, run in enumerate(runs):
         colour = COLOURS[number]
-        # Rates lie on each other, so what is below is wider. A mean would blur their drops.
+        # Rates lie on each other, so what is below is wider. A mean or a slope would blur their drops.
         width = _MEDIUM + 0.7 * (len(runs) - 1 - number)
-        plot(rate, axis, run, run.train, "lr", color=colour, linewidth=width)
+        plot(rate, axis, run, run.train, "lr", color=colour, linewidth=width, drawstyle="steps-pre")
         plot(speed, axis, run, means(run.train), "images_per_s", color=colour, linewidth=_MEDIUM)
         plot(wait, axis, run, means(run.train), "data_wait", 100, color=colour, linewidth=_MEDIUM)
     for axes, text in zip(panels, ("learning rate", "images/s", "waiting for data (% of the time)"), strict=True):
@@ -89,28 +93,31 @@ def draw_progress(runs: Sequence[Run]) -> bytes:
     speed.set_ylim(bottom=0)
     wait.set_ylim(0, max(5.0, wait.get_ylim()[1]))
     wait.set_xlabel(axis.label)
-    return finish(figure, runs, names(runs))
+    add_legend(figure, runs, names(runs))
+    return figure
 
 
-def draw_responses(runs: Sequence[Run]) -> bytes:
+def draw_responses(runs: Sequence[Run]) -> Figure:
     """Figure 7: standard deviations of the layers' responses in order of depth, and ranked."""
     entries = [name + ("" if run.responses else ": none") for name, run in zip(names(runs), runs, strict=True)]
     figure, panels = canvas(entries, 2.7, 2.7)
-    for number, run in enumerate(runs):
-        deviations = [float(layer["std"]) for layer in (run.responses or {"layers": []})["layers"]]
+    measured = [[float(layer["std"]) for layer in (run.responses or {"layers": []})["layers"]] for run in runs]
+    markers = [MARKERS[number] if len(deviations) <= _MOST_MARKED else "" for number, deviations in enumerate(measured)]
+    for number, (run, deviations) in enumerate(zip(runs, measured, strict=True)):
         style: dict[str, Any] = {"color": COLOURS[number], "linewidth": _MEDIUM, "linestyle": dashes(run)}
-        if len(deviations) <= _MOST_MARKED:
-            style |= {"marker": MARKERS[number], "markersize": 4}
+        style |= {"marker": markers[number], "markersize": 4}
         places = range(1, len(deviations) + 1)
         panels[0].plot(places, deviations, **style)
         panels[1].plot(places, sorted(deviations, reverse=True), **style)
     title(panels[0], "standard deviation of the response. Dashed: plain. Solid: residual.")
+    highest = max((max(deviations, default=0.0) for deviations in measured), default=0.0)
     for axes, label in zip(panels, ("layers in order of depth", "layers ranked by their response"), strict=True):
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-    return finish(figure, runs, entries, dashed=True)
+        axes.set_ylim(0, 1.08 * highest or 1)
+    add_legend(figure, runs, entries, dashed=True, markers=markers)
+    return figure
 
 
 def error_limits(runs: Sequence[Run]) -> tuple[float, float]:

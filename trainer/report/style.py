@@ -20,6 +20,7 @@ th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--rule); te
 th.number { white-space: normal; }
 th { border-bottom-color: var(--ink); color: var(--dim); font-weight: 600; vertical-align: bottom; }
 tbody tr:hover { background: var(--wash); }
+td:first-child { min-width: 8rem; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .once { white-space: nowrap; }
 .words { min-width: 10rem; max-width: 24rem; }
