@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -125,4 +126,5 @@ def _first_difference(begun: list[str], now: list[str]) -> str:
 def versions() -> dict[str, str]:
     """Versions that a run's numbers depend on."""
     packages = ("torch", "accelerate", "timm", "numpy")
-    return {"imagenet-trainer": __version__, **{package: version(package) for package in packages}}
+    found = {package: version(package) for package in packages}
+    return {"imagenet-trainer": __version__, "python": platform.python_version(), **found}

@@ -35,6 +35,7 @@ from trainer.data.readahead import reading_ahead
 from trainer.ema import MovingAverage
 from trainer.errors import Interrupted, Preempted, RunError
 from trainer.evaluation.network import Network
+from trainer.hardware import cpu_model
 from trainer.models import create_model
 from trainer.nonfinite import is_finite
 from trainer.precision import notice_of
@@ -399,7 +400,7 @@ class Run:
         self._tell_notes()
         resumed = f"going on at step {self.step_number:,}" if self.samples else "starting"
         self.console.message(
-            f"{self.recipe.run_dir}: {resumed} of {self.budget // self.global_batch:,}; {self.recipe.model.name}, "
+            f"{self.recipe.run_dir}: {resumed} of {self.budget // self.global_batch:,}; {self.recipe.model.title}, "
             f"{len(self.data.train.beton):,} images of {len(self.data.train.classes)} classes; "
             f"global batch {self.global_batch} = {self.world_size} process(es) x "
             f"{self.global_batch // self.world_size // self.micro_batch} micro-batch(es) of {self.micro_batch}; "
@@ -409,6 +410,7 @@ class Run:
             "start",
             world_size=self.world_size,
             device=self.accelerator.device.type,
+            hardware=torch.cuda.get_device_name() if self.accelerator.device.type == "cuda" else cpu_model(),
             versions=versions(),
             train_images=len(self.data.train.beton),
             data_digest=self.data.train.digest,

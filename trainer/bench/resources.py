@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from trainer.hardware import cpu_model
+
 PACKAGES: Final = (
     "numpy",
     "torch",
@@ -86,11 +88,10 @@ def _private_bytes(pid: int) -> int | None:
 def describe_machine() -> dict[str, Any]:
     """CPU, cores, SIMD, memory, system and versions: everything that a figure means nothing without."""
     info = _read("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     return {
-        "cpu": model[1] if model else platform.processor() or platform.machine(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "simd": [name for name in SIMD if flags and name in flags[1].split()],
         "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,

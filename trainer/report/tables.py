@@ -127,9 +127,10 @@ def environment_table(runs: Sequence[Run]) -> Html:
     for run in runs:
         for last in run.starts[-1:]:
             versions = ", ".join(f"{name} {number}" for name, number in last.get("versions", {}).items())
-            devices = f"{last.get('world_size', '?')} x {last.get('device', '?')}"
-            rows.setdefault((devices, run.recipe.precision, versions), []).append(run.label)
-    return table(["runs", "processes", "precision", "versions"], _together(rows))
+            processes = f"{last.get('world_size', '?')} x {last.get('device', '?')}"
+            hardware = last.get("hardware", "not recorded")
+            rows.setdefault((processes, hardware, run.recipe.precision, versions), []).append(run.label)
+    return table(["runs", "processes", "each on", "precision", "versions"], _together(rows))
 
 
 def data_table(runs: Sequence[Run]) -> Html:
