@@ -21,6 +21,7 @@ def raising(error: BaseException) -> int:
         (UsageError("x.beton: not a beton"), 2, "error: x.beton: not a beton\n"),
         (RunError("the loss is nan"), 1, "error: the loss is nan\n"),
         (OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), 1, "error: metrics.jsonl: No space left"),
+        (ImportError("its C library is not built", name="trainer.jpeg"), 2, "error: its C library is not built\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
 )
@@ -49,6 +50,8 @@ def test_an_interrupt_is_told_as_such_whatever_a_library_makes_of_it(capsys: pyt
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: raising(ZeroDivisionError()))
+    with pytest.raises(ModuleNotFoundError):
+        run_command(lambda: raising(ModuleNotFoundError("No module named 'it'", name="it")))
 
 
 def test_the_nearest_name_is_offered_and_else_all() -> None:

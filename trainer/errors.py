@@ -24,6 +24,9 @@ so that it is said once; what only one rank met is said all the same."""
 INTERRUPTED: Final = 130
 """Exit status of Ctrl-C, as shells have it: 128 + SIGINT."""
 
+NATIVE: Final = "trainer.jpeg"
+"""The one module that has to be built, whose ImportError says how."""
+
 ENVIRONMENT_ERRORS: Final = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
     *(errno.EIO, errno.ESTALE),
@@ -83,6 +86,11 @@ def run_command(main: Callable[[], int]) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print(stop, file=sys.stderr, flush=True)
         return stop.exit_code
+    except ImportError as error:
+        if error.name != NATIVE:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return UsageError.exit_code
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise

@@ -82,10 +82,12 @@ class Record:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All lines of a run's metrics that were not superseded by a resume, oldest first; a torn last line is left out.
+    """All lines of a run's metrics that were not superseded by a resume, oldest first.
+
+    A line that a kill has torn is left out; what follows it is whole.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or one is no line of metrics.
     """
     path = run_dir / METRICS
     try:
@@ -93,15 +95,21 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UsageError(f"{run_dir}: not a run folder: cannot read {METRICS} ({error.strerror})") from error
     lines: list[dict[str, Any]] = []
-    for raw in text.splitlines():
+    for number, raw in enumerate(text.splitlines(), start=1):
         try:
             line = json.loads(raw)
         except ValueError:
             continue
+        if not isinstance(line, dict) or not isinstance(line.get("kind"), str) or not _is_count(line.get("samples")):
+            raise UsageError(f"{path}: damaged: line {number} is no line of metrics; delete that line")
         if line["kind"] == "start":
             lines = [kept for kept in lines if kept["samples"] <= line["samples"]]
         lines.append(line)
     return lines
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def count_starts(run_dir: Path) -> int:

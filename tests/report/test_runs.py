@@ -112,7 +112,9 @@ def test_runs_of_other_data_or_another_family_are_apart(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("metrics.jsonl", {"kind": "train", "samples": 1}, "a line of kind train has no valid 'lr'"),
-        ("metrics.jsonl", {"kind": "validation", "samples": "1"}, "has no valid 'samples'"),
+        ("metrics.jsonl", {"kind": "validation", "samples": "1"}, "line 2 is no line of metrics; delete that line"),
+        ("metrics.jsonl", {"samples": 1}, "line 2 is no line of metrics"),
+        ("metrics.jsonl", 123, "line 2 is no line of metrics"),
         ("evaluations.jsonl", {"protocol": "center"}, "a line of kind evaluation has no valid 'scales'"),
         ("evaluations.jsonl", [1], "is no object"),
         ("evaluations.jsonl", evaluation("center", 0.1, top1_interval=[0.1]), "expected \\[low, high\\]"),

@@ -345,7 +345,8 @@ def _load() -> ctypes.CDLL:
     if not found:
         raise ImportError(
             "trainer.jpeg's C library is not built; build it with `make setup`, or with `pip install -e .` in the "
-            "project's folder (it needs a C compiler and libjpeg-turbo's headers)"
+            "project's folder (it needs a C compiler and libjpeg-turbo's headers)",
+            name="trainer.jpeg",
         )
     library = ctypes.CDLL(str(found[0]))
     signatures = {
@@ -370,7 +371,9 @@ def _load() -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     if library.jc_version() != _VERSION:
-        raise ImportError(f"{found[0]} is of another version of this project; run `make setup` again")
+        raise ImportError(
+            f"{found[0]} is of another version of this project; run `make setup` again", name="trainer.jpeg"
+        )
     return library
 
 

@@ -15,7 +15,7 @@ from trainer.data.manifest import load_manifest
 from trainer.errors import UsageError
 from trainer.recipe import IMAGENET_SAMPLES, Recipe, load_recipe
 from trainer.record import EVALUATIONS, MILESTONES, RESPONSES, read_metrics
-from trainer.report.paper import family, option
+from trainer.report.paper import family
 from trainer.schedule import Drop
 
 Line = dict[str, Any]
@@ -109,13 +109,12 @@ class Run:
 
     @property
     def network(self) -> str:
-        """Its name, and the option of its shortcuts if it has any."""
-        chosen = option(self.recipe.model.name, self.recipe.model.shortcut)
-        return self.recipe.model.name + (f", option {chosen}" if chosen else "")
+        """For people."""
+        return self.recipe.model.title
 
     @property
     def is_plain(self) -> bool:
-        return "plain" in self.recipe.model.name
+        return self.recipe.model.is_plain
 
     @property
     def best_error(self) -> float:
@@ -244,11 +243,11 @@ def _drops(run_dir: Path, recipe: Recipe, samples: int) -> list[Drop]:
 
 
 def _evaluations(path: Path, recipe: Recipe) -> list[Line]:
-    """Of what was evaluated again, the newest. A torn last line is left out, as of the metrics."""
+    """Of what was evaluated again, the newest. A torn line is left out, as of the metrics."""
     if not path.exists():
         return []
     found: dict[str, Line] = {}
-    for raw in path.read_text(encoding="utf-8").splitlines():
+    for raw in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             content = json.loads(raw)
         except ValueError:
