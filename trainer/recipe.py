@@ -55,6 +55,32 @@ class ModelRecipe:
     dropout_at: Literal["before_3x3", "after_3x3", "classifier"] = "classifier"
     """Before the classifier, or in every bottleneck before or after its 3x3 convolution."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no shortcuts."""
+        return "plain" in self.name
+
+    @property
+    def is_cifar(self) -> bool:
+        """Whether it is one of section 4.2, for images of 32 pixels."""
+        return self.name.startswith("cifar_")
+
+    @property
+    def option(self) -> str:
+        """Of its shortcuts, with the paper's choice for null; "" for plain networks, which have none."""
+        return "" if self.is_plain else self.shortcut or ("A" if self.is_cifar else "B")
+
+    @property
+    def title(self) -> str:
+        """For people: its name, its shortcuts, and what of its blocks is not the paper's."""
+        facts = [self.name] + [f"option {self.option}"] * (not self.is_plain)
+        facts += ["bottlenecks"] * (self.is_cifar and self.block == "bottleneck")
+        facts += [f"{self.kernel}x{self.kernel} kernels"] * (self.kernel != 3)
+        facts += [f"shortcuts over {self.skip} layer{'s' * (self.skip > 1)}"] * (self.skip != 2)
+        facts += [f"dropout {self.dropout:g} {self.dropout_at.replace('_', ' ')}"] * (self.dropout > 0)
+        strided = self.name in ("resnet50", "resnet101", "resnet152") and self.stride_in == "3x3"
+        return ", ".join(facts + ["v1.5"] * strided)
+
 
 @dataclass
 class DataRecipe:

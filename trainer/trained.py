@@ -57,7 +57,7 @@ class Trained:
     def title(self) -> str:
         """Network and position, for people."""
         facts = ["moving average"] * self.ema + ["batch norm recalibrated"] * self.recalibrated
-        return f"{self.recipe.model.name}, step {self.step:,}" + (f" ({', '.join(facts)})" if facts else "")
+        return f"{self.recipe.model.title}, step {self.step:,}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def load_trained(path: str | Path, *, ema: bool = False) -> Trained:

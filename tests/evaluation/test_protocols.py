@@ -240,6 +240,12 @@ def test_a_mean_image_fits_one_size(trained: Trained, tmp_path: Path) -> None:
         ({"sizes": (16, 24), "predictions": Path("out.npz")}, "--predictions: goes with one --size"),
         ({"pool": "dense"}, "--pool: only multi-scale has whole images"),
         ({"batch": 0}, "--batch is 0"),
+        (
+            {"protocols": ("multi-scale",), "scales": (99_999,)},
+            "--scales: 99,999 pixels are too many; give at most 4,096",
+        ),
+        ({"resize": 5000}, "--resize: 5,000 pixels are too many"),
+        ({"sizes": (5000,)}, "--size 5000: 5,625 pixels are too many"),
         ({"ema": True}, "no moving average of the weights"),
         ({"predictions": Path("nowhere/out.npz")}, "nowhere/out.npz: cannot write into .*nowhere: No such file"),
         ({"predictions": Path("scores")}, "expected a name that ends in .npz"),

@@ -12,28 +12,44 @@ from tests.samples import REPOSITORY
 from trainer.evaluation.protocols import TITLES
 from trainer.recipe import ModelRecipe, load_recipe
 from trainer.report.comparison import Measured, measured
-from trainer.report.paper import published
+from trainer.report.paper import PAPER, published
 from trainer.report.paper_recipe import STATED, differing, values
 from trainer.report.runs import read_runs
 
 RECIPES = REPOSITORY / "recipes"
 
 
-@pytest.mark.parametrize(
-    ("model", "shortcut", "protocol", "top1", "top5"),
-    [
-        ("plain34", None, "ten-crop", 28.54, 10.02),
-        ("resnet18", "A", "ten-crop", 27.88, None),
-        ("resnet34", None, "ten-crop", 24.52, 7.46),  # None is the paper's choice, B
-        ("resnet34", "C", "multi-scale-dense", 21.53, 5.60),
-        ("resnet50", "B", "center", 24.7, 7.8),
-        ("cifar_resnet110", None, "center", 6.43, None),
-    ],
-)
-def test_published_errors(model: str, shortcut: str | None, protocol: str, top1: float, top5: float | None) -> None:
-    found = published(ModelRecipe(model, shortcut), protocol)  # type: ignore[arg-type]
+TABLES = """
+Table 2, ten-crop: plain18 27.94, resnet18-A 27.88
+Table 3, ten-crop: plain34 28.54/10.02, resnet34-A 25.03/7.76, resnet34-B 24.52/7.46, resnet34-C 24.19/7.40
+Table 3, ten-crop: resnet50 22.85/6.71, resnet101 21.75/6.05, resnet152 21.43/5.71
+Table 4, multi-scale-dense: resnet34-B 21.84/5.71, resnet34-C 21.53/5.60
+Table 4, multi-scale-dense: resnet50 20.74/5.25, resnet101 19.87/4.60, resnet152 19.38/4.49
+Table 6, center: cifar_resnet20 8.75, cifar_resnet32 7.51, cifar_resnet44 7.17, cifar_resnet56 6.97
+Table 6, center: cifar_resnet110 6.43, cifar_resnet1202 7.93
+released models, center: resnet50 24.7/7.8, resnet101 23.6/7.1, resnet152 23.0/6.7
+"""
+"""As they are printed there: top-1 and, where it is given, top-5 error."""
+
+PRINTED = [
+    (source, protocol, *entry.split())
+    for line in TABLES.split("\n")[1:-1]
+    for source, protocol in [line.partition(": ")[0].split(", ")]
+    for entry in line.partition(": ")[2].split(", ")
+]
+
+
+@pytest.mark.parametrize(("source", "protocol", "network", "errors"), PRINTED)
+def test_published_errors(source: str, protocol: str, network: str, errors: str) -> None:
+    model, _, shortcut = network.partition("-")
+    found = published(ModelRecipe(model, shortcut or None), protocol)  # type: ignore[arg-type]
     assert found is not None
-    assert (found.top1, found.top5) == (top1, top5)
+    top1, _, top5 = errors.partition("/")
+    assert found == (float(top1), float(top5) if top5 else None, source)
+
+
+def test_there_are_no_other_published_errors() -> None:
+    assert len(PRINTED) == len(PAPER)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +122,27 @@ def test_what_has_no_effect_or_is_not_stated_does_not_differ(override: str) -> N
     assert differing(load_recipe(RECIPES / "cifar10" / "resnet20.yaml", [override])) == set()
 
 
+@pytest.mark.parametrize("override", ["schedule.warmup_lr=0.05", "schedule.warmup_until_error=0.7"])
+def test_the_papers_warmup_is_known(override: str) -> None:
+    assert differing(load_recipe(RECIPES / "cifar10" / "resnet110.yaml", [override])) == {override.partition("=")[0]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "title"),
+    [
+        ("imagenet/plain34.yaml", "plain34"),
+        ("imagenet/resnet50.yaml", "resnet50, option B"),
+        ("imagenet/fast/resnet50.yaml", "resnet50, option B, v1.5"),
+        ("cifar10/resnet20.yaml", "cifar_resnet20, option A"),
+        ("cifar10/ablations/resnet20_kernel5.yaml", "cifar_resnet20, option A, 5x5 kernels"),
+        ("cifar10/ablations/resnet20_skip1.yaml", "cifar_resnet20, option A, shortcuts over 1 layer"),
+        ("cifar10/ablations/plain56_bottleneck.yaml", "cifar_plain56, bottlenecks"),
+    ],
+)
+def test_the_title_of_a_network_tells_it_from_the_papers(recipe: str, title: str) -> None:
+    assert load_recipe(RECIPES / recipe).model.title == title
+
+
 def test_a_budget_is_compared_in_iterations() -> None:
     cap = ["schedule.budget=119.8906ep"]
     assert "schedule.budget" not in differing(load_recipe(RECIPES / "imagenet" / "resnet50.yaml", cap))
@@ -146,15 +183,37 @@ class TestComparison:
     def test_other_ways_to_evaluate_are_told_of(self, tmp_path: Path) -> None:
         other = {"scales": [224, 288], "score": "logits", "pool": "global", "flip": False, "ema": True}
         found = self.of(tmp_path / "run", evaluation("multi-scale-dense", 0.2, data_digest="0" * 64, **other))
-        assert found.view == "multi-scale, fully convolutional, averaged weights"
+        assert found.view == "multi-scale, fully convolutional of 224, 288, averaged weights"
         assert found.notes == [
-            "shorter side 224, 288",
+            "other shorter sides",
             "logits averaged",
             "no mirror images",
             "global pooling",
             "averaged weights",
             "not the validation data of training",
         ]
+
+    def test_a_small_image_made_larger_is_another_view(self, tmp_path: Path) -> None:
+        make_recipe(tmp_path / "run", *CIFAR, "model.name=cifar_resnet20")
+        write_metrics(tmp_path / "run", start())
+        more = {"images": 10_000, "samples": 64_000 * 128, "flip": False}
+        lines = [evaluation("center", 0.09, scales=[resize], **more) for resize in (32, 40)]
+        lines.append(evaluation("multi-scale", 0.08, scales=[32, 40], **{**more, "flip": True}))
+        write_evaluations(tmp_path / "run", *lines)
+        plain, larger, several = measured(read_runs([tmp_path / "run"])[0])
+        assert (plain.view, plain.notes) == ("centre crop of 32", [])
+        assert (larger.view, larger.notes) == ("centre crop of 40", ["other shorter sides"])
+        assert (several.view, several.paper) == ("multi-scale 10-crop of 32, 40", None)
+
+    @pytest.mark.parametrize(("flip", "notes"), [(True, ["logits averaged", "with mirror images"]), (False, [])])
+    def test_one_view_has_nothing_to_average(self, tmp_path: Path, flip: bool, notes: list[str]) -> None:
+        assert self.of(tmp_path / "run", evaluation("center", 0.25, score="logits", flip=flip)).notes == notes
+
+    def test_a_recipe_that_is_not_the_papers_is_told_of(self, tmp_path: Path) -> None:
+        make_recipe(tmp_path / "run", *CIFAR, "model.name=cifar_resnet20", "optimizer.momentum=0", "data.padding=2")
+        write_metrics(tmp_path / "run", start(), validation(64_000 * 128, 0.09))
+        (found,) = measured(read_runs([tmp_path / "run"])[0])
+        assert found.notes == ["optimizer.momentum=0.0"]
 
     def test_crops_of_other_sizes_are_told_apart(self, tmp_path: Path) -> None:
         make_recipe(tmp_path / "run", "model.name=resnet50", "schedule.budget=600000it")

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from trainer.evaluation.protocols import CENTER, TITLES, Protocol, all_cuts
 from trainer.files import append, check_output
 from trainer.processes import start_accelerator_in_fp32
 from trainer.record import EVALUATIONS
-from trainer.report.paper import VALIDATION_IMAGES, family, published
+from trainer.report.comparison import Measured, evaluated
+from trainer.report.runs import Line
 from trainer.trained import Trained, load_trained
 
 LINE_SECONDS: Final = 10.0
@@ -78,14 +79,20 @@ def evaluate_checkpoints(paths: Sequence[str], data_path: str, options: Options)
         for one in passes:
             results[one.size] = _evaluate(one, trained, data, options, accelerator.device, share, kept, progress.show)
             progress.end_pass()
+    lines = {
+        (one.size, protocol.name): _line(first, data, one.size, protocol, results[one.size][protocol.name], options)
+        for one in passes
+        for protocol in one.protocols
+    }
     with contextlib.ExitStack() as then:  # from the last up, each whatever becomes of the others
         if main and len(trained) == 1:
-            then.callback(_keep, first, data, passes, results, options)
+            then.callback(_keep, first, list(lines.values()))
         if kept is not None and options.predictions is not None:
             protocols = passes[0].protocols
             then.callback(write_predictions, options.predictions, kept, protocols, data, first.classes, accelerator)
         if main:
-            _print(trained, data, passes, results, options)
+            beside = {key: evaluated(first.recipe, line) for key, line in lines.items()} if len(trained) == 1 else {}
+            _print(trained, data, passes, results, beside, options)
     accelerator.end_training()
     return results
 
@@ -123,15 +130,18 @@ def _evaluate(
     )
 
 
-def _notes(data: Dataset, protocols: Sequence[Protocol]) -> list[str]:
-    """What should be known of the data."""
+def _notes(data: Dataset, protocols: Sequence[Protocol], options: Options) -> list[str]:
+    """What should be known of the data. That the recipe's own view enlarges a few of them is the paper's way."""
     notes = [] if data.notice is None else [data.notice]
     largest = max(scale for protocol in protocols for scale in protocol.scales)
     smaller = int((np.minimum(data.beton.widths, data.beton.heights) < largest).sum())
-    if smaller and len(protocols[-1].scales) > 1:
+    asked = options.resize or options.sizes or options.scales or len(protocols[-1].scales) > 1
+    if smaller and asked:
+        cap = None if data.manifest is None else data.manifest.options.get("max_short_side")
+        advice = f"; they were converted with a cap of {cap} pixels (--max-short-side 0 has none)" if cap else ""
         notes.append(
             f"{data.beton.path}: {smaller:,} of {len(data.beton):,} images have a shorter side below {largest} and "
-            "were enlarged; for the paper's scales convert without a cap (--max-short-side 0)"
+            f"were enlarged{advice}"
         )
     return notes
 
@@ -140,6 +150,8 @@ def _check_together(trained: Sequence[Trained], data: Dataset, sizes: tuple[int,
     first = trained[0]
     size = first.recipe.validation_size
     for one in trained:
+        if sum(one.file == other.file and one.ema == other.ema for other in trained) > 1:
+            raise UsageError(f"{one.file}: given more than once; an ensemble has every network once")
         if one.classes != first.classes:
             raise UsageError(f"{one.file}: its classes are not those of {first.file}; an ensemble needs the same ones")
         if sizes is None and one.recipe.validation_size != size:
@@ -166,6 +178,12 @@ def _explained(options: Options) -> Iterator[None]:
             yield
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory with batches of {options.batch} crops; give a lower --batch") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise RunError(
+            f"out of memory with batches of {options.batch} crops; give a lower --batch, or smaller --scales or --size"
+        ) from error
 
 
 class _Progress:
@@ -212,9 +230,10 @@ def _print(
     data: Dataset,
     passes: Sequence[Pass],
     results: dict[int, dict[str, Result]],
+    beside: dict[tuple[int, str], Measured],
     options: Options,
 ) -> None:
-    first = trained[0]
+    """`beside`: of one network, by size and protocol, what stands beside the paper's."""
     table = Table()
     table.add_column("protocol")
     for name in ("top-1 error", "95 %", "top-5 error", "95 %", "the paper's (%)", "loss"):
@@ -227,19 +246,23 @@ def _print(
             _interval(result.top1_interval),
             f"{result.top5_error:.2%}",
             _interval(result.top5_interval),
-            _papers(first, protocol, result.images) if len(trained) == 1 else "–",
+            _papers(beside.get((size, protocol.name))),
             f"{result.loss:.4f}",
         )
     firsts = [results[one.size][one.protocols[0].name] for one in passes]
     images, seconds = firsts[0].images, sum(result.seconds for result in firsts)
     console = table_console()
-    names = first.title if len(trained) == 1 else f"ensemble of {', '.join(one.title for one in trained)}"
+    names = trained[0].title if len(trained) == 1 else f"ensemble of {', '.join(one.title for one in trained)}"
     console.print(
         f"{names}, on {data.beton.path}: {options.score} averaged, fp32", style="bold", markup=False, soft_wrap=True
     )
     console.print(table)
-    for note in _notes(data, [protocol for one in passes for protocol in one.protocols]):
+    for note in _notes(data, [protocol for one in passes for protocol in one.protocols], options):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+    for found in beside.values():
+        if found.paper is not None and found.notes:
+            text = f"note: {found.view}, beside the paper's ({found.paper.source}): {'; '.join(found.notes)}"
+            console.print(text, markup=False, soft_wrap=True)
     times = "" if len(passes) == 1 else f", {len(passes)} times"
     rate = len(passes) * images / seconds
     console.print(f"{images:,} images{times} in {duration(seconds)}, {rate:,.1f} images/s", highlight=False)
@@ -259,37 +282,24 @@ def _interval(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2%}\nto {interval[1]:.2%}"
 
 
-def _papers(trained: Trained, protocol: Protocol, images: int) -> str:
-    found = published(trained.recipe.model, protocol.name)
-    if found is None or images != VALIDATION_IMAGES[family(trained.recipe.model.name)]:
-        return "–"  # no number, or none of these data
-    return f"{found.top1:.2f}" + ("" if found.top5 is None else f" / {found.top5:.2f}")
+def _papers(beside: Measured | None) -> str:
+    paper = beside.paper if beside is not None and beside.comparable else None
+    if paper is None:
+        return "–"
+    return f"{paper.top1:g}" + ("" if paper.top5 is None else f" / {paper.top5:g}") + f"\n{paper.source}"
 
 
-def _keep(
-    trained: Trained,
-    data: Dataset,
-    passes: Sequence[Pass],
-    results: dict[int, dict[str, Result]],
-    options: Options,
-) -> None:
+def _keep(trained: Trained, lines: Sequence[Line]) -> None:
     if trained.run_dir is None:
         return
     path = trained.run_dir / EVALUATIONS
-    lines = [
-        _line(trained, data, one.size, protocol, results[one.size][protocol.name], options)
-        for one in passes
-        for protocol in one.protocols
-    ]
     try:
         append(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     except RunError as error:
         raise RunError(f"{error}; the results are above") from error
 
 
-def _line(
-    trained: Trained, data: Dataset, size: int, protocol: Protocol, result: Result, options: Options
-) -> dict[str, Any]:
+def _line(trained: Trained, data: Dataset, size: int, protocol: Protocol, result: Result, options: Options) -> Line:
     return {
         "protocol": protocol.name,
         "size": size,

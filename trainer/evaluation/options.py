@@ -25,6 +25,8 @@ from trainer.evaluation.protocols import (
 from trainer.files import check_output
 
 ALL: Final = "all"
+MOST_PIXELS: Final = 4096
+"""Of a shorter side. The C library decodes to sides of 16,384, which leaves room for panoramas."""
 CHOICES: Final = (CENTER, TEN_CROP, MULTI_SCALE, ALL)
 
 
@@ -93,7 +95,10 @@ class Options:
         """
         resize = round(validated[1] * size / validated[0]) if self.resize is None else self.resize
         scales = default_scales(size) if self.scales is None else sorted(set(self.scales))
-        for value, option in ((resize, "--resize"), *((scale, "--scales") for scale in scales)):
+        given = f"--size {size}" if self.resize is None else "--resize"
+        for value, option in ((resize, given), *((scale, "--scales") for scale in scales)):
+            if value > MOST_PIXELS:
+                raise UsageError(f"{option}: {value:,} pixels are too many; give at most {MOST_PIXELS:,}")
             if value < size:
                 raise UsageError(
                     f"{option}: {value} is below the network's crops of {size} pixels; give {size} or more"

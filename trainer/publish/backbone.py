@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.errors import UsageError
 from trainer.models import create_model
 from trainer.models.resnet import FIRST_BOTTLENECK_DEPTH, BasicBlock, Bottleneck, StagedNetwork, ZeroPadShortcut
-from trainer.report.paper import option
+from trainer.recipe import ModelRecipe
 from trainer.trained import load_trained
 
 Weights = dict[str, Tensor]
@@ -70,11 +70,11 @@ class Facts:
 
     @property
     def is_cifar(self) -> bool:
-        return self.arch.startswith("cifar_")
+        return ModelRecipe(self.arch).is_cifar
 
     @property
     def is_plain(self) -> bool:
-        return "plain" in self.arch
+        return ModelRecipe(self.arch).is_plain
 
     @property
     def is_v1(self) -> bool:
@@ -84,7 +84,7 @@ class Facts:
     @property
     def shortcut(self) -> str:
         """The option of its shortcuts; "none" for plain networks."""
-        return option(self.arch, self.model["shortcut"]) or "none"
+        return ModelRecipe(**self.model).option or "none"
 
     @property
     def unit_mean(self) -> list[float]:

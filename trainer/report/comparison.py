@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from trainer.evaluation.protocols import CENTER, TITLES
-from trainer.report.paper import (
-    BUDGET,
-    IMAGENET,
-    SCALES,
-    VALIDATION_IMAGES,
-    Published,
-    family,
-    published,
-)
+from trainer.recipe import Recipe
+from trainer.report.paper import BUDGET, SCALES, VALIDATION_IMAGES, Published, family, published
 from trainer.report.paper_recipe import differing, paper_value, values
 from trainer.report.runs import Line, Run
 
 Interval = tuple[float, float]
+
+
+_NOTED: Final = ("model.", "optimizer.", "schedule.kind", "data.size", "data.crop")
+"""What of a recipe that is not the paper's is noted beside its error, by how its keys begin."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def measured(run: Run) -> list[Measured]:
     """The last validation while training, if there is one, and every evaluation of the run's checkpoints."""
     return [
         *(_validation(run, line) for line in run.validation[-1:]),
-        *(_evaluation(run, line) for line in run.evaluations),
+        *(_of_run(run, line) for line in run.evaluations),
     ]
 
 
@@ -66,30 +63,22 @@ def measured_at(run: Run, samples: int, *, ema: bool, recalibrated: bool) -> lis
     validated = [line for line in there if bool(line.get("recalibrated")) == recalibrated][-1:]
     wanted = (samples, ema, recalibrated)
     found = [x for x in run.evaluations if (x["samples"], x["ema"], bool(x.get("recalibrated"))) == wanted]
-    return [*(_validation(run, line) for line in validated), *(_evaluation(run, line) for line in found)]
+    return [*(_validation(run, line) for line in validated), *(_of_run(run, line) for line in found)]
 
 
-def _validation(run: Run, line: Line) -> Measured:
-    recipe = run.recipe
-    size, resize = recipe.validation_size, recipe.evaluation.resize
-    view = "the whole image" if size == resize else f"centre crop {size} of {resize}"
-    step = line["samples"] // run.batch
-    notes = ["batch norm recalibrated"] if line.get("recalibrated") else []
-    return _measured(run, line, f"while training: {view}", step, CENTER, notes)
-
-
-def _evaluation(run: Run, line: Line) -> Measured:
+def evaluated(recipe: Recipe, line: Line) -> Measured:
+    """What a line of `evaluations.jsonl` says of a run with that recipe."""
     protocol: str = line["protocol"]
-    view = TITLES.get(protocol, protocol)
+    view = f"{TITLES.get(protocol, protocol)} of {', '.join(map(str, line['scales']))}"
     if line["ema"]:
         view += ", averaged weights"
     notes = []
-    size = line.get("size", run.recipe.validation_size)  # older lines have none
-    if size != paper_value("data.size", run.recipe.model.name):
+    size = line.get("size", recipe.validation_size)  # older lines have none
+    if size != paper_value("data.size", recipe.model.name):
         notes.append(f"crops of {size}")
-    if family(run.recipe.model.name) == IMAGENET and protocol in SCALES and line["scales"] != SCALES[protocol]:
-        notes.append(f"shorter side {', '.join(map(str, line['scales']))}")
-    if protocol != CENTER and line["score"] != "softmax":
+    if line["scales"] != SCALES.get((family(recipe.model.name), protocol), line["scales"]):
+        notes.append("other shorter sides")
+    if line["score"] != "softmax" and (protocol != CENTER or line["flip"]):
         notes.append(f"{line['score']} averaged")
     if line["flip"] != (protocol != CENTER):
         notes.append("with mirror images" if line["flip"] else "no mirror images")
@@ -99,20 +88,33 @@ def _evaluation(run: Run, line: Line) -> Measured:
         notes.append("global pooling")
     if line["ema"]:
         notes.append("averaged weights")
-    if run.records_its_data and line["data_digest"] != run.starts[-1]["val_digest"]:
-        notes.append("not the validation data of training")
-    return _measured(run, line, view, line["step"], protocol, notes)
+    return _measured(recipe, line, view, line["step"], protocol, notes)
 
 
-def _measured(run: Run, line: Line, view: str, step: int, protocol: str, notes: list[str]) -> Measured:
-    model = run.recipe.model
+def _of_run(run: Run, line: Line) -> Measured:
+    found = evaluated(run.recipe, line)
+    others = run.records_its_data and line["data_digest"] != run.starts[-1]["val_digest"]
+    return replace(found, notes=[*found.notes, "not the validation data of training"]) if others else found
+
+
+def _validation(run: Run, line: Line) -> Measured:
+    recipe = run.recipe
+    size, resize = recipe.validation_size, recipe.evaluation.resize
+    view = "the whole image" if size == resize else f"centre crop {size} of {resize}"
+    step = line["samples"] // run.batch
+    notes = ["batch norm recalibrated"] if line.get("recalibrated") else []
+    return _measured(recipe, line, f"while training: {view}", step, CENTER, notes)
+
+
+def _measured(recipe: Recipe, line: Line, view: str, step: int, protocol: str, notes: list[str]) -> Measured:
+    model = recipe.model
     paper = published(model, protocol)
     expected = VALIDATION_IMAGES[family(model.name)]
     comparable = line["images"] == expected
     if paper is not None and not comparable:
         notes = [f"other data: {line['images']:,} images, the paper's {expected:,}", *notes]
     if paper is not None and comparable:
-        notes = [*notes, *_budget(run, line["samples"]), *_network(run)]
+        notes = [*notes, *_budget(recipe, line["samples"]), *_differing(recipe)]
     return Measured(
         view=view,
         step=step,
@@ -127,15 +129,15 @@ def _measured(run: Run, line: Line, view: str, step: int, protocol: str, notes: 
     )
 
 
-def _budget(run: Run, samples: int) -> list[str]:
-    share = samples / BUDGET[family(run.recipe.model.name)]
+def _budget(recipe: Recipe, samples: int) -> list[str]:
+    share = samples / BUDGET[family(recipe.model.name)]
     return [] if round(share, 3) == 1 else [f"trained for {share:.1%} of the paper's budget"]
 
 
-def _network(run: Run) -> list[str]:
-    """What of the network itself is not the paper's. The padding of its first pooling is not worth a note."""
-    found = values(run.recipe)
-    keys = (key for key in sorted(differing(run.recipe)) if key.startswith("model.") and key != "model.stem_pool")
+def _differing(recipe: Recipe) -> list[str]:
+    """What of network and optimisation is not the paper's. The padding of the first pooling is not worth a note."""
+    found = values(recipe)
+    keys = (key for key in sorted(differing(recipe)) if key.startswith(_NOTED) and key != "model.stem_pool")
     return [f"{key}={found[key]}" for key in keys]
 
 

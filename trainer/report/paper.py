@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 
 from trainer.evaluation.protocols import (
     CENTER,
-    MULTI_SCALE,
     MULTI_SCALE_DENSE,
     PAPER_RESIZE,
     PAPER_SCALES,
@@ -27,13 +26,13 @@ class Published(NamedTuple):
 IMAGENET: Final = "ImageNet"
 CIFAR: Final = "CIFAR-10"
 
-SCALES: Final[dict[str, list[int]]] = {
-    CENTER: [PAPER_RESIZE],
-    TEN_CROP: [PAPER_RESIZE],
-    MULTI_SCALE: list(PAPER_SCALES),
-    MULTI_SCALE_DENSE: list(PAPER_SCALES),
+SCALES: Final[dict[tuple[str, str], list[int]]] = {
+    (IMAGENET, CENTER): [PAPER_RESIZE],
+    (IMAGENET, TEN_CROP): [PAPER_RESIZE],
+    (IMAGENET, MULTI_SCALE_DENSE): list(PAPER_SCALES),
+    (CIFAR, CENTER): [32],
 }
-"""The shorter sides, in pixels, of the published errors on ImageNet."""
+"""The shorter sides, in pixels, of the published errors."""
 
 VALIDATION_IMAGES: Final = {IMAGENET: 50_000, CIFAR: 10_000}
 """ILSVRC2012's validation set; CIFAR-10's test set."""
@@ -79,14 +78,7 @@ There is none of ResNet-18 with option B or C, of the plain networks on CIFAR-10
 
 def family(model: str) -> str:
     """The data set that the paper trains a network on, `IMAGENET` or `CIFAR`."""
-    return CIFAR if model.startswith("cifar_") else IMAGENET
-
-
-def option(model: str, shortcut: str | None) -> str:
-    """The option of a network's shortcuts, with the paper's choice for None; "" for plain networks, which have none."""
-    if "plain" in model:
-        return ""
-    return shortcut or ("A" if family(model) == CIFAR else "B")
+    return CIFAR if ModelRecipe(model).is_cifar else IMAGENET
 
 
 def published(network: ModelRecipe, protocol: str) -> Published | None:
@@ -100,4 +92,4 @@ def published(network: ModelRecipe, protocol: str) -> Published | None:
         return None
     if any(getattr(network, key) != getattr(papers, key) for key in ("kernel", "skip", "dropout")):
         return None
-    return PAPER.get((network.name, option(network.name, network.shortcut), protocol))
+    return PAPER.get((network.name, network.option, protocol))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
 from trainer.recipe import Recipe
-from trainer.report.paper import CIFAR, family, option
+from trainer.report.paper import CIFAR, family
 
 _NOT_GIVEN: Final = object()
 
@@ -21,10 +21,9 @@ class Stated(NamedTuple):
     """Whether the key has any effect under a recipe."""
 
 
-_WARMED_UP: Final = ("cifar_resnet110", "cifar_resnet1202")
-"""Networks that section 4.2 begins at a learning rate of 0.01 ..."""
-UNTIL_ERROR: Final = 0.8
-"""... until the training error is below 80 %."""
+WARMED_UP: Final = ("cifar_resnet110", "cifar_resnet1202")
+WARM_UP: Final = {"schedule.warmup_until_error": 0.8, "schedule.warmup_lr": 0.01}
+"""Section 4.2 begins those networks at a learning rate of 0.01, until the training error is below 80 %."""
 
 
 def _has_bottlenecks(recipe: Recipe) -> bool:
@@ -41,14 +40,12 @@ def _drops(recipe: Recipe) -> bool:
 
 STATED: Final[dict[str, Stated]] = {
     "precision": Stated("fp32", "fp32"),
-    "model.shortcut": Stated(
-        _NOT_GIVEN, "A", lambda recipe: "plain" not in recipe.model.name
-    ),  # A, B and C are compared
+    "model.shortcut": Stated(_NOT_GIVEN, "A", lambda recipe: not recipe.model.is_plain),  # A, B and C are compared
     "model.stride_in": Stated("1x1", _NOT_GIVEN, _has_bottlenecks),
     "model.stem_pool": Stated("caffe", _NOT_GIVEN),
     "model.block": Stated(_NOT_GIVEN, "basic"),
     "model.kernel": Stated(_NOT_GIVEN, 3),
-    "model.skip": Stated(_NOT_GIVEN, 2, lambda recipe: "plain" not in recipe.model.name),
+    "model.skip": Stated(_NOT_GIVEN, 2, lambda recipe: not recipe.model.is_plain),
     "model.dropout": Stated(0.0, 0.0),
     "data.size": Stated(224, 32),
     "data.first_size": Stated(0, 0),
@@ -74,6 +71,7 @@ STATED: Final[dict[str, Stated]] = {
     "schedule.milestones": Stated(_NOT_GIVEN, ["32000it", "48000it"], lambda recipe: recipe.schedule.kind == "step"),
     "schedule.warmup": Stated("0it", "0it"),
     "schedule.warmup_until_error": Stated(0.0, 0.0),
+    "schedule.warmup_lr": Stated(_NOT_GIVEN, _NOT_GIVEN, lambda recipe: recipe.schedule.warmup_until_error > 0),
     "evaluation.size": Stated(224, 32, lambda recipe: recipe.evaluation.size > 0),  # else data.size says it
     "evaluation.resize": Stated(256, 32),
 }
@@ -88,7 +86,7 @@ def values(recipe: Recipe) -> dict[str, Any]:
     for name, content in asdict(recipe).items():
         group = content.items() if isinstance(content, dict) else ()
         flat |= {f"{name}.{key}": value for key, value in group} or {name: content}
-    shortcut = option(recipe.model.name, recipe.model.shortcut) or None
+    shortcut = recipe.model.option or None
     block = recipe.model.block or ("basic" if family(recipe.model.name) == CIFAR else None)
     return flat | {"model.shortcut": shortcut, "model.block": block}
 
@@ -98,8 +96,8 @@ def paper_value(key: str, model: str) -> Any | None:
     stated = STATED.get(key)
     if stated is None:
         return None
-    if key == "schedule.warmup_until_error" and model in _WARMED_UP:
-        return UNTIL_ERROR
+    if key in WARM_UP and model in WARMED_UP:
+        return WARM_UP[key]
     value = stated.cifar if family(model) == CIFAR else stated.imagenet
     return None if value is _NOT_GIVEN else value
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from trainer.evaluation.protocols import CENTER, TEN_CROP, TITLES
 from trainer.files import write_atomically
 from trainer.recipe import Recipe
-from trainer.report.paper import published
+from trainer.report.paper import VALIDATION_IMAGES, family, published
 from trainer.sweep.progress import Progress
 
 UNKNOWN: Final = "-"
@@ -55,18 +55,17 @@ def write_table(
 def make_row(recipe: Recipe, progress: Progress, failed: int | None = None) -> Row:
     """One run. The training error is that of the last log interval, on augmented images."""
     validation, train = progress.lines_of("validation"), progress.lines_of("train")
-    option = f", option {recipe.model.shortcut}" if recipe.model.shortcut else ""
     errors = UNKNOWN
     if validation:
         best = min(line["top1_error"] for line in validation)
         errors = f"{validation[-1]['top1_error']:.2%} ({best:.2%})"
     return Row(
         recipe.name,
-        f"{recipe.model.name}{option}",
+        recipe.model.title,
         f"{progress.budget // recipe.optimizer.global_batch:,}",
         errors,
         f"{train[-1]['top1_error']:.2%}" if train else UNKNOWN,
-        _paper(recipe),
+        _paper(recipe, validation[-1]["images"] if validation else None),
         _state(progress, failed),
     )
 
@@ -83,7 +82,7 @@ def to_markdown(rows: list[Row]) -> str:
 def _rich_table(rows: list[Row]) -> Table:
     table = Table(title="top-1 errors", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     right = (HEADINGS.iterations, HEADINGS.validation, HEADINGS.training)
-    whole = (HEADINGS.network, HEADINGS.iterations, HEADINGS.training, HEADINGS.state)
+    whole = (HEADINGS.iterations, HEADINGS.training, HEADINGS.state)
     for heading in HEADINGS:
         table.add_column(
             heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=heading in whole
@@ -93,13 +92,14 @@ def _rich_table(rows: list[Row]) -> Table:
     return table
 
 
-def _paper(recipe: Recipe) -> str:
-    """Of the validation's view, or else of the protocol that the paper compares networks by."""
-    for protocol in (CENTER, TEN_CROP):
-        paper = published(recipe.model, protocol)
-        if paper is not None:
-            return f"{paper.top1:.2f}%" + ("" if protocol == CENTER else f" ({TITLES[protocol]})")
-    return UNKNOWN
+def _paper(recipe: Recipe, images: int | None) -> str:
+    """The errors of one view and of ten; none beside a validation on so many images if the paper's are of others."""
+    if images not in (None, VALIDATION_IMAGES[family(recipe.model.name)]):
+        return UNKNOWN
+    found = {protocol: published(recipe.model, protocol) for protocol in (TEN_CROP, CENTER)}
+    names = {protocol: "" if recipe.model.is_cifar else f" {TITLES[protocol]}" for protocol in found}
+    texts = [f"{paper.top1:g}%{names[protocol]}" for protocol, paper in found.items() if paper is not None]
+    return ", ".join(texts) or UNKNOWN
 
 
 def _state(progress: Progress, failed: int | None) -> str:
