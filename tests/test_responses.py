@@ -156,6 +156,22 @@ def test_they_are_written_to_the_run_folder_and_printed(run_dir: Path, capsys: p
     printed = capsys.readouterr().out
     assert f"{written['layers'][3]['std']:.4f}" in printed
     assert "mean" in printed
+    assert "19 of 19 convolutions are 3x3" in printed
+
+
+def test_those_of_the_averaged_weights_are_others_and_say_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "optimizer.ema=0.5")
+    run.train()
+    folder, out = run.recipe.run_dir, tmp_path / "responses.json"
+    found = {}
+    for ema in ("true", "false"):
+        _forget_accelerator()
+        arguments = ["responses", str(folder), "--data", f"{tmp_path}/val.beton", "--ema", ema, "--out", str(out)]
+        assert main(arguments) == 0
+        found[ema] = json.loads(out.read_text())
+    assert [found[ema]["ema"] for ema in ("true", "false")] == [True, False]
+    _forget_accelerator()
+    assert found["true"]["layers"] != found["false"]["layers"]
 
 
 def test_some_images_are_spread_over_the_file(run_dir: Path, tmp_path: Path) -> None:

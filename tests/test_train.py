@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from trainer import checkpoint
 from trainer.errors import RunError, UsageError
 from trainer.evaluation.command import evaluate_checkpoints
 from trainer.evaluation.options import Options
+from trainer.hardware import cpu_model
 from trainer.recipe import Recipe, load_recipe
 from trainer.record import read_metrics
 from trainer.report.command import report
@@ -143,6 +145,9 @@ def test_a_run_learns_and_leaves_its_record(recipe: Callable[..., Recipe], capsy
     assert state["classes"] == ["0", "1", "2"]
     assert state["recipe"]["optimizer"]["lr"] == 0.02
     assert {"optimizer", "schedule", "scaler", "best", "data_digest", "versions", "colour"} <= state.keys()
+    start = next(line for line in read_metrics(run) if line["kind"] == "start")
+    assert start["hardware"] == cpu_model() or start["device"] == "cuda"
+    assert start["versions"]["python"] == platform.python_version()
 
     PartialState._reset_state()
     AcceleratorState._reset_state(True)

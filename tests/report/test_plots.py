@@ -115,6 +115,13 @@ def test_the_losses_are_those_of_training_and_validation(runs: list[Run]) -> Non
     assert ys(bold) == pytest.approx([3 * error for error in VALIDATION])
 
 
+def test_the_losses_of_the_first_steps_do_not_flatten_the_others(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run")
+    lines = [start(), train(128, 0.9, loss=90.0), *(train(128 * step, 0.5, loss=2.0) for step in ITERATIONS)]
+    (axes,) = draw_losses(read_runs([write_metrics(folder, *lines)])).axes
+    assert axes.get_ylim() == pytest.approx((0, 2.1))
+
+
 def test_rate_speed_and_waiting_have_a_panel_each(runs: list[Run]) -> None:
     rate, speed, wait = draw_progress(runs).axes
     (lr,), (images,), (waiting,) = curves(rate, 0), curves(speed, 0), curves(wait, 0)

@@ -162,7 +162,7 @@ def _draw_validation(sheet: Sheet, layout: _Layout, recipe: Recipe, validation: 
     sheet.paste(_enlarged(validation.center, layout.factor), left, top)
     sheet.write("the centre crop", left, top + layout.center + 4, weight="bold")
     left += layout.center + GAP
-    sheet.write(f"ten-crop: these of {size}×{size}, as they are and mirrored", left, top)
+    sheet.write(f"ten-crop of {size}×{size}: corners and centre, as they are and mirrored", left, top)
     for line, (name, box, colour) in enumerate(zip(CROPS, boxes, COLOURS, strict=True)):
         x, y = (round(float(value), 1) for value in box[:2])
         sheet.label(f"{name} at ({x:g}, {y:g})", colour, left, top + 24 + line * LINE)

@@ -11,7 +11,7 @@ from trainer import __version__
 from trainer.report import tables
 from trainer.report.canvas import MOST_POINTS
 from trainer.report.html import Html, join, tag
-from trainer.report.plots import error_limits
+from trainer.report.plots import error_limits, loss_limit
 from trainer.report.runs import Line, Run
 from trainer.report.style import CSS
 
@@ -82,7 +82,7 @@ def figure_captions(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
         ),
         "loss": (
             f"Training and validation loss over the iterations of {names}",
-            "Cross-entropy. A gap in a line is a log interval without a finite loss.",
+            f"Cross-entropy, up to {loss_limit(runs):.3g}. A gap in a line is a log interval without a finite loss.",
         ),
         "progress": (
             f"Learning rate, images per second and waiting for data over the iterations of {names}",

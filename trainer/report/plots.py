@@ -68,7 +68,7 @@ def draw_losses(runs: Sequence[Run]) -> Figure:
         plot(axes, axis, run, means(run.train), "loss", color=COLOURS[number], linewidth=_THIN)
         plot(axes, axis, run, run.validation, "loss", **_bold(number, run.validation))
     _set_up(axes, axis, runs, "loss. Thin: training, augmented. Bold: validation.")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, loss_limit(runs))
     add_legend(figure, runs, names(runs), markers=MARKERS)
     return figure
 
@@ -125,16 +125,23 @@ def error_limits(runs: Sequence[Run]) -> tuple[float, float]:
 
     All errors start near 100 %; with them in view, what the runs differ by would not be.
     """
-    beginning = max(run.samples for run in runs) / 10
-    seen = [
-        100 * line["top1_error"]
-        for run in runs
-        for line in (*run.train, *run.validation)
-        if line["samples"] >= beginning
-    ]
+    seen = [100 * error for error in _after_the_beginning(runs, "top1_error")]
     low, high = min(seen, default=0.0), max(seen, default=100.0)
     bottom = max(0, 5 * math.floor((low - 1) / 5))
     return bottom, min(100, max(bottom + 10, 5 * math.ceil((high + 1) / 5)))
+
+
+def loss_limit(runs: Sequence[Run]) -> float:
+    """Highest loss to show: a little above what comes after a tenth of the longest run, as the first steps may be far
+    above it."""
+    return 1.05 * max(_after_the_beginning(runs, "loss"), default=0.0) or 1.0
+
+
+def _after_the_beginning(runs: Sequence[Run], key: str) -> list[float]:
+    """What training and validation had of `key` after a tenth of the longest run."""
+    beginning = max(run.samples for run in runs) / 10
+    lines = (line for run in runs for line in (*run.train, *run.validation) if line["samples"] >= beginning)
+    return [float(line[key]) for line in lines if line[key] is not None]
 
 
 def _set_up(axes: Axes, axis: Axis, runs: Sequence[Run], text: str) -> None:
