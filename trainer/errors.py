@@ -24,9 +24,6 @@ so that it is said once; what only one rank met is said all the same."""
 INTERRUPTED: Final = 130
 """Exit status of Ctrl-C, as shells have it: 128 + SIGINT."""
 
-NATIVE: Final = "trainer.jpeg"
-"""The one module that has to be built, whose ImportError says how."""
-
 ENVIRONMENT_ERRORS: Final = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
     *(errno.EIO, errno.ESTALE),
@@ -36,6 +33,12 @@ ENVIRONMENT_ERRORS: Final = (
 
 class UsageError(Exception):
     """The command, recipe or data given is wrong. The message says what, where and what to do."""
+
+    exit_code = 2
+
+
+class NotBuilt(ImportError):
+    """The C library is not there, or is none of this version. The message says how to build it."""
 
     exit_code = 2
 
@@ -75,7 +78,7 @@ def run_command(main: Callable[[], int]) -> int:
     """Call `main` and turn the errors meant for people into one line on stderr and an exit status."""
     try:
         return _interruptible(main)
-    except (UsageError, RunError) as error:
+    except (UsageError, NotBuilt, RunError) as error:
         # Each rank says that it lost contact: the one to say it for all may be the dead one.
         if int(os.environ.get("RANK", "0")) > 0 and not isinstance(error, LostContact):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -86,11 +89,6 @@ def run_command(main: Callable[[], int]) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print(stop, file=sys.stderr, flush=True)
         return stop.exit_code
-    except ImportError as error:
-        if error.name != NATIVE:
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return UsageError.exit_code
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise

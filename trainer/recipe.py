@@ -66,6 +66,11 @@ class ModelRecipe:
         return self.name.startswith("cifar_")
 
     @property
+    def is_deep(self) -> bool:
+        """Whether Table 1 gives it bottlenecks."""
+        return self.name in ("resnet50", "resnet101", "resnet152")
+
+    @property
     def option(self) -> str:
         """Of its shortcuts, with the paper's choice for null; "" for plain networks, which have none."""
         return "" if self.is_plain else self.shortcut or ("A" if self.is_cifar else "B")
@@ -76,10 +81,11 @@ class ModelRecipe:
         facts = [self.name] + [f"option {self.option}"] * (not self.is_plain)
         facts += ["bottlenecks"] * (self.is_cifar and self.block == "bottleneck")
         facts += [f"{self.kernel}x{self.kernel} kernels"] * (self.kernel != 3)
-        facts += [f"shortcuts over {self.skip} layer{'s' * (self.skip > 1)}"] * (self.skip != 2)
-        facts += [f"dropout {self.dropout:g} {self.dropout_at.replace('_', ' ')}"] * (self.dropout > 0)
-        strided = self.name in ("resnet50", "resnet101", "resnet152") and self.stride_in == "3x3"
-        return ", ".join(facts + ["v1.5"] * strided)
+        shortcuts = f"shortcuts over {self.skip} layer{'s' * (self.skip > 1)}"
+        facts += [shortcuts] * (self.skip != 2 and not self.is_plain)
+        place = self.dropout_at.replace("_", " the ").replace("classifier", "before the classifier")
+        facts += [f"dropout {self.dropout:g} {place}"] * (self.dropout > 0)
+        return ", ".join(facts + ["v1.5"] * (self.is_deep and self.stride_in == "3x3"))
 
 
 @dataclass

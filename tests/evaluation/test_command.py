@@ -46,10 +46,16 @@ def test_the_papers_number_is_beside_its_own_and_what_differs_is_said(
 ) -> None:
     out = printed(capsys, trained.run, "--data", many)
     assert re.search(r"8\.75.*\n.*Table 6", out)
-    note = next(line for line in out.splitlines() if "beside the paper's" in line)
-    assert note.startswith("note: centre crop of 18, beside the paper's (Table 6): crops of 16; other shorter sides; ")
-    assert "trained for 0.0% of the paper's budget" in note
-    assert "optimizer.lr=0.05" in note
+    assert "note: centre crop 16 of 18, unlike the paper's: other crops; other shorter sides\n" in out
+    note = next(line for line in out.splitlines() if line.startswith("note: the run, unlike the paper's: "))
+    assert "trained for 0.0% of the paper's budget; " in note
+    assert "optimizer.lr=0.05; " in note
+
+
+def test_what_is_of_the_run_is_said_once(trained: Trained, many: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, trained.run, "--data", many, "--size", "16,24")
+    assert out.count("note: centre crop ") == 2
+    assert out.count("note: the run") == 1
 
 
 def test_beside_other_data_there_is_no_number_and_it_says_why(
@@ -66,7 +72,11 @@ def test_images_that_were_enlarged_are_counted_where_the_sizes_were_asked_for(
     assert "were enlarged" not in printed(capsys, trained.run, "--data", trained.raw)
     for arguments in (["--resize", 900], ["--protocol", "multi-scale", "--scales", 900]):
         out = printed(capsys, trained.run, "--data", trained.raw, *arguments)
-        assert "41 of 41 images have a shorter side below 900 and were enlarged" in out
+        assert "41 of 41 images have a shorter side below 900 and were enlarged\n" in out  # and had no cap
+
+
+def test_a_large_crop_needs_no_scales(trained: Trained) -> None:
+    assert [view.scales for view in Options(sizes=(1500,)).views(1500, (224, 256))] == [[1714]]
 
 
 def test_an_ensemble_has_every_network_once(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,7 +245,7 @@ def test_a_mean_image_fits_one_size(trained: Trained, tmp_path: Path) -> None:
             "--scales: 99,999 pixels are too many; give at most 4,096",
         ),
         ({"resize": 5000}, "--resize: 5,000 pixels are too many"),
-        ({"sizes": (5000,)}, "--size 5000: 5,625 pixels are too many"),
+        ({"sizes": (5000,)}, "--size: for crops of 5,000 pixels images would be resized to 5,625, above 4,096"),
         ({"ema": True}, "no moving average of the weights"),
         ({"predictions": Path("nowhere/out.npz")}, "nowhere/out.npz: cannot write into .*nowhere: No such file"),
         ({"predictions": Path("scores")}, "expected a name that ends in .npz"),

@@ -41,7 +41,8 @@ def make_recipe(folder: Path, *overrides: str) -> Recipe:
 def start(samples: int = 0, **more: Any) -> dict[str, Any]:
     recorded = {"train_images": 1000, "data_digest": "da" * 32, "val_digest": "fa" * 32}
     versions = {"imagenet-trainer": "0.1.0", "torch": "2.9.0"}
-    line = {"kind": "start", "samples": samples, "world_size": 2, "device": "cuda", "versions": versions}
+    line = {"kind": "start", "samples": samples, "world_size": 2, "device": "cuda", "hardware": "GPU of a test"}
+    line["versions"] = versions
     return {**line, **recorded, "time": TIME, **more}
 
 
@@ -85,7 +86,15 @@ def write_run(folder: Path, *overrides: str, floor: float = 0.1, share: float = 
 def evaluation(protocol: str, error: float, **more: Any) -> dict[str, Any]:
     """A line of `evaluations.jsonl`."""
     line: dict[str, Any] = {"protocol": protocol, "scales": [256], "score": "softmax", "pool": None, "flip": True}
-    line |= {"ema": False, "top1_error": error, "top5_error": error / 4, "images": 50_000, "loss": 1.0, "seconds": 9.0}
+    line |= {
+        "ema": False,
+        "recalibrated": True,
+        "top1_error": error,
+        "top5_error": error / 4,
+        "images": 50_000,
+        "loss": 1.0,
+        "seconds": 9.0,
+    }
     line |= {"top1_interval": [error - 0.003, error + 0.003], "top5_interval": [error / 4 - 0.002, error / 4 + 0.002]}
     line |= {"step": 600_000, "samples": 153_600_000, "checkpoint": "step-00600000", "data": "val.beton"}
     return {**line, "data_digest": "fa" * 32, "time": TIME, **more}
@@ -95,7 +104,7 @@ def write_evaluations(folder: Path, *lines: dict[str, Any]) -> None:
     (folder / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_responses(folder: Path, deviations: list[float]) -> None:
+def write_responses(folder: Path, deviations: list[float], **more: Any) -> None:
     layers = [{"name": f"layer{number}", "std": deviation} for number, deviation in enumerate(deviations)]
     content = {"step": 10, "samples": 1280, "data": "val.beton", "data_digest": "fa" * 32, "images": 100}
-    (folder / "responses.json").write_text(json.dumps({**content, "layers": layers}))
+    (folder / "responses.json").write_text(json.dumps({**content, "layers": layers, **more}))

@@ -11,7 +11,7 @@ from tests.report.run_folders import CIFAR, evaluation, make_recipe, start, vali
 from tests.samples import REPOSITORY
 from trainer.evaluation.protocols import TITLES
 from trainer.recipe import ModelRecipe, load_recipe
-from trainer.report.comparison import Measured, measured
+from trainer.report.comparison import Measured, evaluated, measured
 from trainer.report.paper import PAPER, published
 from trainer.report.paper_recipe import STATED, differing, values
 from trainer.report.runs import read_runs
@@ -49,6 +49,8 @@ def test_published_errors(source: str, protocol: str, network: str, errors: str)
 
 
 def test_there_are_no_other_published_errors() -> None:
+    printed = {(network.partition("-")[0], protocol) for _, protocol, network, _ in PRINTED}
+    assert {(model, protocol) for model, _, protocol in PAPER} == printed
     assert len(PRINTED) == len(PAPER)
 
 
@@ -150,13 +152,16 @@ def test_a_budget_is_compared_in_iterations() -> None:
     assert differing(load_recipe(RECIPES / "cifar10" / "resnet20.yaml", larger)) == {"optimizer.global_batch"}
 
 
+PAPERS = ["model.name=resnet50", "data.normalize=mean_image", "batch_norm.recalibrate=true", "schedule.budget=600000it"]
+
+
 class TestComparison:
     """Errors of evaluations beside the paper's."""
 
     @staticmethod
     def of(folder: Path, *lines: dict[str, object]) -> Measured:
         """The only evaluation of a run with the paper's budget."""
-        make_recipe(folder, "model.name=resnet50", "schedule.budget=600000it")
+        make_recipe(folder, *PAPERS)
         write_metrics(folder, start())
         write_evaluations(folder, *lines)
         (found,) = measured(read_runs([folder])[0])
@@ -196,14 +201,14 @@ class TestComparison:
     def test_a_small_image_made_larger_is_another_view(self, tmp_path: Path) -> None:
         make_recipe(tmp_path / "run", *CIFAR, "model.name=cifar_resnet20")
         write_metrics(tmp_path / "run", start())
-        more = {"images": 10_000, "samples": 64_000 * 128, "flip": False}
+        more = {"images": 10_000, "samples": 64_000 * 128, "flip": False, "recalibrated": False}
         lines = [evaluation("center", 0.09, scales=[resize], **more) for resize in (32, 40)]
         lines.append(evaluation("multi-scale", 0.08, scales=[32, 40], **{**more, "flip": True}))
         write_evaluations(tmp_path / "run", *lines)
         plain, larger, several = measured(read_runs([tmp_path / "run"])[0])
-        assert (plain.view, plain.notes) == ("centre crop of 32", [])
-        assert (larger.view, larger.notes) == ("centre crop of 40", ["other shorter sides"])
-        assert (several.view, several.paper) == ("multi-scale 10-crop of 32, 40", None)
+        assert (plain.view, plain.notes) == ("the whole image", [])
+        assert (larger.view, larger.notes) == ("centre crop 32 of 40", ["other shorter sides"])
+        assert (several.view, several.paper) == ("multi-scale 10-crop 32 of 32, 40", None)
 
     @pytest.mark.parametrize(("flip", "notes"), [(True, ["logits averaged", "with mirror images"]), (False, [])])
     def test_one_view_has_nothing_to_average(self, tmp_path: Path, flip: bool, notes: list[str]) -> None:
@@ -213,15 +218,50 @@ class TestComparison:
         make_recipe(tmp_path / "run", *CIFAR, "model.name=cifar_resnet20", "optimizer.momentum=0", "data.padding=2")
         write_metrics(tmp_path / "run", start(), validation(64_000 * 128, 0.09))
         (found,) = measured(read_runs([tmp_path / "run"])[0])
-        assert found.notes == ["optimizer.momentum=0.0"]
+        assert found.notes == ["data.padding=2", "optimizer.momentum=0.0"]
+
+    @pytest.mark.parametrize(
+        ("recipe", "of_run"),
+        [
+            ("cifar10/resnet56.yaml", []),
+            ("cifar10/ablations/resnet110_lr0.1.yaml", ["schedule.warmup_until_error=0.0"]),
+            ("imagenet/paper_600k.yaml", ["data.normalize=channel", "precision=bf16"]),
+            (
+                "imagenet/resnet34.yaml",
+                ["trained for 50.0% of the paper's budget", "data.normalize=channel", "precision=bf16"],
+            ),
+        ],
+    )
+    def test_what_of_a_shipped_recipe_is_not_the_papers(self, recipe: str, of_run: list[str]) -> None:
+        loaded = load_recipe(RECIPES / recipe)
+        protocol, images = ("center", 10_000) if loaded.model.is_cifar else ("ten-crop", 50_000)
+        budget = loaded.samples(loaded.schedule.budget)
+        line = evaluation(
+            protocol, 0.1, images=images, samples=budget, scales=[loaded.evaluation.resize], recalibrated=True
+        )
+        found = evaluated(loaded, line)
+        assert found.paper is not None
+        assert found.of_run == of_run
+
+    def test_the_papers_batch_norm_on_imagenet_is_recalibrated(self, tmp_path: Path) -> None:
+        found = self.of(tmp_path / "run", evaluation("ten-crop", 0.23, recalibrated=False))
+        assert "batch norm by moving averages" in found.notes
+        found = self.of(tmp_path / "other", evaluation("ten-crop", 0.23, recalibrated=True))
+        assert found.of_view == []
+
+    def test_a_validation_is_an_evaluation_like_others(self, tmp_path: Path) -> None:
+        make_recipe(tmp_path / "run", "model.name=resnet50", "evaluation.size=256", "evaluation.resize=293")
+        write_metrics(tmp_path / "run", start(), validation(600_000 * 256, 0.25, images=50_000, recalibrated=True))
+        (found,) = measured(read_runs([tmp_path / "run"])[0])
+        assert found.of_view == ["other crops", "other shorter sides"]
 
     def test_crops_of_other_sizes_are_told_apart(self, tmp_path: Path) -> None:
-        make_recipe(tmp_path / "run", "model.name=resnet50", "schedule.budget=600000it")
+        make_recipe(tmp_path / "run", *PAPERS)
         write_metrics(tmp_path / "run", start())
         lines = [evaluation("center", error, size=size) for size, error in ((224, 0.24), (256, 0.23))]
         write_evaluations(tmp_path / "run", *lines)
         found = measured(read_runs([tmp_path / "run"])[0])
-        assert [("crops of 256" in one.notes, one.top1) for one in found] == [(False, 24.0), (True, 23.0)]
+        assert [("other crops" in one.notes, one.top1) for one in found] == [(False, 24.0), (True, 23.0)]
 
     def test_of_two_evaluations_of_one_kind_the_newer_one_counts(self, tmp_path: Path) -> None:
         assert self.of(tmp_path / "run", evaluation("center", 0.3), evaluation("center", 0.2)).top1 == 20.0

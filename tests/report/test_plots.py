@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def runs(tmp_path: Path) -> list[Run]:
     """A residual network and a plain one, whose errors are five points higher."""
     folders = a_run(tmp_path / "residual"), a_run(tmp_path / "plain", "cifar_plain20", 0.05)
     write_responses(folders[0], [0.3, 0.5, 0.4])
-    write_responses(folders[1], [0.8, 0.9])
+    write_responses(folders[1], [0.8, 9.0], ema=True)
     return read_runs(list(folders))
 
 
@@ -122,6 +123,17 @@ def test_the_losses_of_the_first_steps_do_not_flatten_the_others(tmp_path: Path)
     assert axes.get_ylim() == pytest.approx((0, 2.1))
 
 
+def test_a_short_run_is_in_view_beside_a_long_one(tmp_path: Path) -> None:
+    long = write_metrics(a_run(tmp_path / "long"), start(), *(train(128 * step, 0.1, loss=0.3) for step in ITERATIONS))
+    lines = [
+        train(128 * step, 0.8, loss=loss) for step, loss in ((1, math.nan), (50, 1.7), (100, math.inf), (150, 1.6))
+    ]
+    short = write_metrics(a_run(tmp_path / "short"), start(), *lines)
+    runs = read_runs([long, short])
+    assert draw_losses(runs).axes[0].get_ylim() == pytest.approx((0, 1.05 * 1.7))
+    assert draw_errors(runs).axes[0].get_ylim()[1] >= 80
+
+
 def test_rate_speed_and_waiting_have_a_panel_each(runs: list[Run]) -> None:
     rate, speed, wait = draw_progress(runs).axes
     (lr,), (images,), (waiting,) = curves(rate, 0), curves(speed, 0), curves(wait, 0)
@@ -134,15 +146,16 @@ def test_rate_speed_and_waiting_have_a_panel_each(runs: list[Run]) -> None:
 
 def test_responses_are_in_order_of_depth_and_ranked(runs: list[Run]) -> None:
     depth, ranked = draw_responses(runs).axes
-    assert [ys(line) for line in (*curves(depth, 0), *curves(depth, 1))] == [[0.3, 0.5, 0.4], [0.8, 0.9]]
-    assert [ys(line) for line in (*curves(ranked, 0), *curves(ranked, 1))] == [[0.5, 0.4, 0.3], [0.9, 0.8]]
+    assert [ys(line) for line in (*curves(depth, 0), *curves(depth, 1))] == [[0.3, 0.5, 0.4], [0.8, 9.0]]
+    assert [ys(line) for line in (*curves(ranked, 0), *curves(ranked, 1))] == [[0.5, 0.4, 0.3], [9.0, 0.8]]
     assert all(line.get_linestyle() == "--" for line in curves(depth, 1))
-    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 0.9 for axes in (depth, ranked))
+    assert all(axes.get_ylim()[0] == 0 and 9 < axes.get_ylim()[1] < 10 for axes in (depth, ranked))
 
 
 def test_the_caption_says_what_the_responses_are_of(runs: list[Run]) -> None:
     _, caption = figure_captions(runs)["responses"]
-    assert "residual at step 10, now 50,000, over 100 images; plain at step 10, now 50,000, over 100 images" in caption
+    assert "of residual at step 10, now 50,000, over 100 images; plain at step 10, now 50,000, averaged" in caption
+    assert "averaged weights, over 100 images." in caption
 
 
 def test_a_legend_shows_a_marker_only_where_lines_have_one(runs: list[Run]) -> None:

@@ -112,7 +112,14 @@ def test_one_run_is_reported_in_its_own_folder(tmp_path: Path, capsys: pytest.Ca
     with Image.open(run / "report" / "curves.png") as image:
         assert image.width == 1280
     page = read_page(run / "report")
-    for text in ("cifar_resnet20, option A", "64,000 of 64,000", "8.75", "learning rate drops to 0.01", "torch 2.9.0"):
+    for text in (
+        "cifar_resnet20, option A",
+        "64,000 of 64,000",
+        "8.75",
+        "learning rate drops to 0.01",
+        "torch 2.9.0",
+        "GPU of a test",
+    ):
         assert text in page.text
     assert_needs_nothing_else(run / "report" / "index.html", figures=3)
     out = capsys.readouterr().out

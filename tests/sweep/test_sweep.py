@@ -20,7 +20,7 @@ from tests.test_lock import holder
 from trainer.__main__ import main
 from trainer.errors import INTERRUPTED, Preempted
 
-HEADINGS = "| run | network | iterations | error, last (best) | training | paper | state |"
+HEADINGS = "| run | network | steps | top-1 error, last (best) | train | paper | state |"
 
 HOLDS = """
 import subprocess, sys

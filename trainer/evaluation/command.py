@@ -138,7 +138,8 @@ def _notes(data: Dataset, protocols: Sequence[Protocol], options: Options) -> li
     asked = options.resize or options.sizes or options.scales or len(protocols[-1].scales) > 1
     if smaller and asked:
         cap = None if data.manifest is None else data.manifest.options.get("max_short_side")
-        advice = f"; they were converted with a cap of {cap} pixels (--max-short-side 0 has none)" if cap else ""
+        capped = isinstance(cap, int) and 0 < cap < largest
+        advice = f"; they were converted with a cap of {cap} pixels (--max-short-side 0 has none)" if capped else ""
         notes.append(
             f"{data.beton.path}: {smaller:,} of {len(data.beton):,} images have a shorter side below {largest} and "
             f"were enlarged{advice}"
@@ -252,7 +253,7 @@ def _print(
     firsts = [results[one.size][one.protocols[0].name] for one in passes]
     images, seconds = firsts[0].images, sum(result.seconds for result in firsts)
     console = table_console()
-    names = trained[0].title if len(trained) == 1 else f"ensemble of {', '.join(one.title for one in trained)}"
+    names = trained[0].title if len(trained) == 1 else f"ensemble of {'; '.join(one.title for one in trained)}"
     console.print(
         f"{names}, on {data.beton.path}: {options.score} averaged, fp32", style="bold", markup=False, soft_wrap=True
     )
@@ -260,9 +261,11 @@ def _print(
     for note in _notes(data, [protocol for one in passes for protocol in one.protocols], options):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     for found in beside.values():
-        if found.paper is not None and found.notes:
-            text = f"note: {found.view}, beside the paper's ({found.paper.source}): {'; '.join(found.notes)}"
+        if found.paper is not None and found.of_view:
+            text = f"note: {found.view}, unlike the paper's: {'; '.join(found.of_view)}"
             console.print(text, markup=False, soft_wrap=True)
+    for of_run in {"; ".join(found.of_run): None for found in beside.values() if found.of_run}:
+        console.print(f"note: the run, unlike the paper's: {of_run}", markup=False, soft_wrap=True)
     times = "" if len(passes) == 1 else f", {len(passes)} times"
     rate = len(passes) * images / seconds
     console.print(f"{images:,} images{times} in {duration(seconds)}, {rate:,.1f} images/s", highlight=False)
@@ -286,7 +289,7 @@ def _papers(beside: Measured | None) -> str:
     paper = beside.paper if beside is not None and beside.comparable else None
     if paper is None:
         return "–"
-    return f"{paper.top1:g}" + ("" if paper.top5 is None else f" / {paper.top5:g}") + f"\n{paper.source}"
+    return " / ".join(filter(None, (paper.top1_text, paper.top5_text))) + f"\n{paper.source}"
 
 
 def _keep(trained: Trained, lines: Sequence[Line]) -> None:

@@ -95,8 +95,13 @@ class Options:
         """
         resize = round(validated[1] * size / validated[0]) if self.resize is None else self.resize
         scales = default_scales(size) if self.scales is None else sorted(set(self.scales))
-        given = f"--size {size}" if self.resize is None else "--resize"
-        for value, option in ((resize, given), *((scale, "--scales") for scale in scales)):
+        asked = [(resize, "--resize", self.resize is not None)] * (self._asks(CENTER) or self._asks(TEN_CROP))
+        asked += [(scale, "--scales", self.scales is not None) for scale in scales if self._asks(MULTI_SCALE)]
+        for value, option, given in asked:
+            if value > MOST_PIXELS and not given:
+                raise UsageError(
+                    f"--size: for crops of {size:,} pixels images would be resized to {value:,}, above {MOST_PIXELS:,}"
+                )
             if value > MOST_PIXELS:
                 raise UsageError(f"{option}: {value:,} pixels are too many; give at most {MOST_PIXELS:,}")
             if value < size:

@@ -18,6 +18,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from trainer.errors import NotBuilt
+
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the stored image, fractions allowed."""
 
@@ -343,14 +345,18 @@ _STATUS_BAD_BOX: Final = 8
 def _load() -> ctypes.CDLL:
     found = sorted(Path(__file__).parent.glob("_jpegcrop*.so"))
     if not found:
-        raise ImportError(
+        raise NotBuilt(
             "trainer.jpeg's C library is not built; build it with `make setup`, or with `pip install -e .` in the "
-            "project's folder (it needs a C compiler and libjpeg-turbo's headers)",
-            name="trainer.jpeg",
+            "project's folder (it needs a C compiler and libjpeg-turbo's headers)"
         )
-    library = ctypes.CDLL(str(found[0]))
+    try:
+        library = ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        raise NotBuilt(f"trainer.jpeg's C library does not load ({error}); build it again: `make setup`") from error
+    library.jc_version.restype, library.jc_version.argtypes = c_int, []
+    if library.jc_version() != _VERSION:
+        raise NotBuilt(f"{found[0]} is of another version of this project; run `make setup` again")
     signatures = {
-        "jc_version": (c_int, []),
         "jc_has_simd": (c_int, []),
         "jc_status_text": (c_char_p, [c_int]),
         "jc_decoder_new": (c_void_p, [c_int]),
@@ -370,10 +376,6 @@ def _load() -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    if library.jc_version() != _VERSION:
-        raise ImportError(
-            f"{found[0]} is of another version of this project; run `make setup` again", name="trainer.jpeg"
-        )
     return library
 
 

@@ -129,7 +129,7 @@ def _draw_stored(sheet: Sheet, layout: _Layout, row: Row, top: int) -> None:
     scale = _fit(image.width + 2 * pad, image.height + 2 * pad, layout.cell, layout.tile, layout.factor)
     x, y = left + round(pad * scale), top + round(pad * scale)
     sheet.paste(_scaled(image, image.width, image.height, scale), x, y)
-    for view, colour in zip(row.views, COLOURS, strict=False):
+    for view, colour in zip(row.views, COLOURS[:EPOCHS], strict=True):
         sheet.outline(_placed(view.box, x, y, scale), colour)
     bottom = top + layout.tile + 4
     sheet.write(_shortened(image.class_name, 24), left, bottom)

@@ -167,8 +167,8 @@ def _error_table(errors: Sequence[Measured]) -> str:
         return "Not evaluated."
     rows = ["| protocol | images | top-1 error (%) | top-5 error (%) | the paper's |", "|---|---|---|---|---|"]
     for one in errors:
-        papers = () if one.paper is None else (one.paper.top1, one.paper.top5)
-        paper = " / ".join(f"{error:.2f}" for error in papers if error is not None) or "–"
+        papers = () if one.paper is None else (one.paper.top1_text, one.paper.top5_text)
+        paper = " / ".join(filter(None, papers)) or "–"
         notes = f" ({'; '.join(one.notes)})" if one.notes else ""
         rows.append(f"| {one.view}{notes} | {one.images:,} | {one.top1:.2f} | {one.top5:.2f} | {paper} |")
     return "\n".join(rows)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from trainer.evaluation.protocols import CENTER, TITLES
+from trainer.evaluation.protocols import CENTER, MULTI_SCALE_DENSE, TITLES
 from trainer.recipe import Recipe
 from trainer.report.paper import BUDGET, SCALES, VALIDATION_IMAGES, Published, family, published
 from trainer.report.paper_recipe import differing, paper_value, values
@@ -14,8 +15,8 @@ from trainer.report.runs import Line, Run
 Interval = tuple[float, float]
 
 
-_NOTED: Final = ("model.", "optimizer.", "schedule.kind", "data.size", "data.crop")
-"""What of a recipe that is not the paper's is noted beside its error, by how its keys begin."""
+_NOT_NOTED: Final = ("model.stem_pool", "optimizer.ema", "batch_norm.recalibrate", "schedule.budget")
+"""What of a recipe that is not the paper's is not worth a note, or has one of its own."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,15 @@ class Measured:
     paper: Published | None
     comparable: bool
     """Whether it was measured on as many images as the paper's: elsewhere a difference says nothing."""
-    notes: list[str]
-    """What was otherwise than for the paper's number."""
+    of_view: list[str]
+    """What of the evaluation was otherwise than for the paper's number."""
+    of_run: list[str]
+    """What of the network and its training was."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Both."""
+        return [*self.of_view, *self.of_run]
 
     @property
     def top1_difference(self) -> float | None:
@@ -68,56 +76,17 @@ def measured_at(run: Run, samples: int, *, ema: bool, recalibrated: bool) -> lis
 
 def evaluated(recipe: Recipe, line: Line) -> Measured:
     """What a line of `evaluations.jsonl` says of a run with that recipe."""
-    protocol: str = line["protocol"]
-    view = f"{TITLES.get(protocol, protocol)} of {', '.join(map(str, line['scales']))}"
-    if line["ema"]:
-        view += ", averaged weights"
-    notes = []
+    protocol, scales = str(line["protocol"]), list(line["scales"])
     size = line.get("size", recipe.validation_size)  # older lines have none
-    if size != paper_value("data.size", recipe.model.name):
-        notes.append(f"crops of {size}")
-    if line["scales"] != SCALES.get((family(recipe.model.name), protocol), line["scales"]):
-        notes.append("other shorter sides")
-    if line["score"] != "softmax" and (protocol != CENTER or line["flip"]):
-        notes.append(f"{line['score']} averaged")
-    if line["flip"] != (protocol != CENTER):
-        notes.append("with mirror images" if line["flip"] else "no mirror images")
-    if line.get("recalibrated"):
-        notes.append("batch norm recalibrated")
-    if line["pool"] == "global":
-        notes.append("global pooling")
-    if line["ema"]:
-        notes.append("averaged weights")
-    return _measured(recipe, line, view, line["step"], protocol, notes)
-
-
-def _of_run(run: Run, line: Line) -> Measured:
-    found = evaluated(run.recipe, line)
-    others = run.records_its_data and line["data_digest"] != run.starts[-1]["val_digest"]
-    return replace(found, notes=[*found.notes, "not the validation data of training"]) if others else found
-
-
-def _validation(run: Run, line: Line) -> Measured:
-    recipe = run.recipe
-    size, resize = recipe.validation_size, recipe.evaluation.resize
-    view = "the whole image" if size == resize else f"centre crop {size} of {resize}"
-    step = line["samples"] // run.batch
-    notes = ["batch norm recalibrated"] if line.get("recalibrated") else []
-    return _measured(recipe, line, f"while training: {view}", step, CENTER, notes)
-
-
-def _measured(recipe: Recipe, line: Line, view: str, step: int, protocol: str, notes: list[str]) -> Measured:
-    model = recipe.model
-    paper = published(model, protocol)
-    expected = VALIDATION_IMAGES[family(model.name)]
+    paper = published(recipe.model, protocol)
+    expected = VALIDATION_IMAGES[family(recipe.model.name)]
     comparable = line["images"] == expected
+    of_view = [] if paper is None else _view_unlike_the_papers(recipe, protocol, size, scales)
     if paper is not None and not comparable:
-        notes = [f"other data: {line['images']:,} images, the paper's {expected:,}", *notes]
-    if paper is not None and comparable:
-        notes = [*notes, *_budget(recipe, line["samples"]), *_differing(recipe)]
+        of_view.insert(0, f"other data: {line['images']:,} images, the paper's {expected:,}")
     return Measured(
-        view=view,
-        step=step,
+        view=view_of(protocol, size, scales) + (", averaged weights" if line["ema"] else ""),
+        step=line["step"],
         images=line["images"],
         top1=100 * line["top1_error"],
         top5=100 * line["top5_error"],
@@ -125,8 +94,61 @@ def _measured(recipe: Recipe, line: Line, view: str, step: int, protocol: str, n
         top5_interval=_percent(line.get("top5_interval")),
         paper=paper,
         comparable=comparable,
-        notes=notes,
+        of_view=[*of_view, *_unusual(recipe, line)],
+        of_run=[*_budget(recipe, line["samples"]), *_differing(recipe)] if paper is not None and comparable else [],
     )
+
+
+def view_of(protocol: str, size: int, scales: Sequence[int]) -> str:
+    """What is looked at, for people.
+
+    Args:
+        size: side of the crops in pixels.
+        scales: shorter sides of the images in pixels.
+    """
+    sides = ", ".join(map(str, scales))
+    if protocol == CENTER and list(scales) == [size]:
+        return "the whole image"
+    crops = "" if protocol == MULTI_SCALE_DENSE else f" {size}"
+    return f"{TITLES.get(protocol, protocol)}{crops} of {sides}"
+
+
+def _view_unlike_the_papers(recipe: Recipe, protocol: str, size: int, scales: list[int]) -> list[str]:
+    other_crops = protocol != MULTI_SCALE_DENSE and size != paper_value("data.size", recipe.model.name)
+    other_sides = scales != SCALES[family(recipe.model.name), protocol]
+    return ["other crops"] * other_crops + ["other shorter sides"] * other_sides
+
+
+def _unusual(recipe: Recipe, line: Line) -> list[str]:
+    """What else of an evaluation is not the usual way."""
+    center = line["protocol"] == CENTER
+    notes = []
+    if line["score"] != "softmax" and (not center or line["flip"]):
+        notes.append(f"{line['score']} averaged")
+    if line["flip"] == center:
+        notes.append("with mirror images" if line["flip"] else "no mirror images")
+    recalibrated = bool(line.get("recalibrated"))
+    if recalibrated != bool(paper_value("batch_norm.recalibrate", recipe.model.name)):
+        notes.append("batch norm recalibrated" if recalibrated else "batch norm by moving averages")
+    if line["pool"] == "global":
+        notes.append("global pooling")
+    if line["ema"]:
+        notes.append("averaged weights")
+    return notes
+
+
+def _of_run(run: Run, line: Line) -> Measured:
+    found = evaluated(run.recipe, line)
+    others = run.records_its_data and line["data_digest"] != run.starts[-1]["val_digest"]
+    return replace(found, of_view=[*found.of_view, "not the validation data of training"]) if others else found
+
+
+def _validation(run: Run, line: Line) -> Measured:
+    recipe = run.recipe
+    way = {"protocol": CENTER, "size": recipe.validation_size, "scales": [recipe.evaluation.resize], "pool": None}
+    way |= {"score": "softmax", "flip": False, "ema": False, "step": line["samples"] // run.batch}
+    found = evaluated(recipe, {**line, **way})
+    return replace(found, view=f"while training: {found.view}")
 
 
 def _budget(recipe: Recipe, samples: int) -> list[str]:
@@ -135,10 +157,14 @@ def _budget(recipe: Recipe, samples: int) -> list[str]:
 
 
 def _differing(recipe: Recipe) -> list[str]:
-    """What of network and optimisation is not the paper's. The padding of the first pooling is not worth a note."""
-    found = values(recipe)
-    keys = (key for key in sorted(differing(recipe)) if key.startswith(_NOTED) and key != "model.stem_pool")
-    return [f"{key}={found[key]}" for key in keys]
+    """What of the recipe is not the paper's. Where the budget is another one, so are the milestones."""
+    found, keys = values(recipe), differing(recipe)
+    left_out = (*_NOT_NOTED, *["schedule.milestones"] * ("schedule.budget" in keys))
+    return [f"{key}={_text(found[key])}" for key in sorted(keys) if key not in left_out]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _percent(interval: Any) -> Interval | None:

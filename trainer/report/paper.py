@@ -22,7 +22,21 @@ class Published(NamedTuple):
     """None: not given."""
     source: str
 
+    @property
+    def top1_text(self) -> str:
+        """In percent, with the decimals that the source gives."""
+        return self._text(self.top1)
 
+    @property
+    def top5_text(self) -> str:
+        """As `top1_text`; "" if it is not given."""
+        return "" if self.top5 is None else self._text(self.top5)
+
+    def _text(self, error: float) -> str:
+        return f"{error:.{1 if self.source == RELEASED else 2}f}"
+
+
+RELEASED: Final = "released models"
 IMAGENET: Final = "ImageNet"
 CIFAR: Final = "CIFAR-10"
 
@@ -58,9 +72,9 @@ PAPER: Final[dict[tuple[str, str, str], Published]] = {
     ("resnet101", "B", MULTI_SCALE_DENSE): Published(19.87, 4.60, "Table 4"),
     ("resnet152", "B", MULTI_SCALE_DENSE): Published(19.38, 4.49, "Table 4"),
     # ImageNet validation, one crop; the README gives one decimal.
-    ("resnet50", "B", CENTER): Published(24.7, 7.8, "released models"),
-    ("resnet101", "B", CENTER): Published(23.6, 7.1, "released models"),
-    ("resnet152", "B", CENTER): Published(23.0, 6.7, "released models"),
+    ("resnet50", "B", CENTER): Published(24.7, 7.8, RELEASED),
+    ("resnet101", "B", CENTER): Published(23.6, 7.1, RELEASED),
+    ("resnet152", "B", CENTER): Published(23.0, 6.7, RELEASED),
     # CIFAR-10 test, "the single view of the original 32x32 image".
     ("cifar_resnet20", "A", CENTER): Published(8.75, None, "Table 6"),
     ("cifar_resnet32", "A", CENTER): Published(7.51, None, "Table 6"),

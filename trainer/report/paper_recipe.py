@@ -21,13 +21,14 @@ class Stated(NamedTuple):
     """Whether the key has any effect under a recipe."""
 
 
-WARMED_UP: Final = ("cifar_resnet110", "cifar_resnet1202")
-WARM_UP: Final = {"schedule.warmup_until_error": 0.8, "schedule.warmup_lr": 0.01}
-"""Section 4.2 begins those networks at a learning rate of 0.01, until the training error is below 80 %."""
+_WARMED_UP: Final = ("cifar_resnet110", "cifar_resnet1202")
+"""Networks that begin by `_WARM_UP`."""
+_WARM_UP: Final = {"schedule.warmup_until_error": 0.8, "schedule.warmup_lr": 0.01}
+"""Of section 4.2: a learning rate of 0.01 until the training error is below 80 %."""
 
 
 def _has_bottlenecks(recipe: Recipe) -> bool:
-    return recipe.model.name in ("resnet50", "resnet101", "resnet152")
+    return recipe.model.is_deep
 
 
 def _scales(recipe: Recipe) -> bool:
@@ -96,8 +97,8 @@ def paper_value(key: str, model: str) -> Any | None:
     stated = STATED.get(key)
     if stated is None:
         return None
-    if key in WARM_UP and model in WARMED_UP:
-        return WARM_UP[key]
+    if key in _WARM_UP and model in _WARMED_UP:
+        return _WARM_UP[key]
     value = stated.cifar if family(model) == CIFAR else stated.imagenet
     return None if value is _NOT_GIVEN else value
 

@@ -121,7 +121,7 @@ def draw_responses(runs: Sequence[Run]) -> Figure:
 
 
 def error_limits(runs: Sequence[Run]) -> tuple[float, float]:
-    """Lowest and highest error to show, in percent: what comes after a tenth of the longest run, in steps of five.
+    """Lowest and highest error to show, in percent: what comes after a tenth of every run, in steps of five.
 
     All errors start near 100 %; with them in view, what the runs differ by would not be.
     """
@@ -132,16 +132,15 @@ def error_limits(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def loss_limit(runs: Sequence[Run]) -> float:
-    """Highest loss to show: a little above what comes after a tenth of the longest run, as the first steps may be far
-    above it."""
+    """Highest loss to show: a little above what comes after a tenth of every run, as the first steps may be far above
+    it."""
     return 1.05 * max(_after_the_beginning(runs, "loss"), default=0.0) or 1.0
 
 
 def _after_the_beginning(runs: Sequence[Run], key: str) -> list[float]:
-    """What training and validation had of `key` after a tenth of the longest run."""
-    beginning = max(run.samples for run in runs) / 10
-    lines = (line for run in runs for line in (*run.train, *run.validation) if line["samples"] >= beginning)
-    return [float(line[key]) for line in lines if line[key] is not None]
+    """The finite values that training and validation had of `key` after a tenth of their run."""
+    lines = (line for run in runs for line in (*run.train, *run.validation) if line["samples"] >= run.samples / 10)
+    return [float(line[key]) for line in lines if line[key] is not None and math.isfinite(line[key])]
 
 
 def _set_up(axes: Axes, axis: Axis, runs: Sequence[Run], text: str) -> None:

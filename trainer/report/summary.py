@@ -52,8 +52,9 @@ def _result(run: Run, found: Measured) -> tuple[str, str]:
     top1, top5 = error(found.top1, found.top1_interval), error(found.top5, found.top5_interval)
     text = f"top-1 error [bold]{escape(top1)}[/] %, top-5 {escape(top5)} %, {found.images:,} images"
     if found.paper is not None:
-        top5 = "" if found.paper.top5 is None else f", top-5 {found.paper.top5:g} %"
-        text += f"\nthe paper's on {family(run.recipe.model.name)}: top-1 {found.paper.top1:g} %{top5}"
+        top5 = found.paper.top5_text and f", top-5 {found.paper.top5_text} %"
+        text += f"\nthe paper's on {family(run.recipe.model.name)}: top-1 {found.paper.top1_text} %{top5}"
+        text += f" ({found.paper.source})"
         if found.top1_difference is not None:
             text += f"; difference {points(found.top1_difference)} points"
     return escape(found.view), text + "".join(f"\n{escape(note)}" for note in found.notes)

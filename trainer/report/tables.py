@@ -62,10 +62,10 @@ def _paper_row(found: Measured) -> list[str]:
         f"{found.step:,}",
         f"{found.images:,}",
         error(found.top1, found.top1_interval),
-        NONE if paper is None else f"{paper.top1:g}",
+        NONE if paper is None else paper.top1_text,
         points(found.top1_difference),
         error(found.top5, found.top5_interval),
-        NONE if paper is None or paper.top5 is None else f"{paper.top5:g}",
+        (paper.top5_text if paper is not None else "") or NONE,
         points(found.top5_difference),
         tag("div", "; ".join([*([paper.source] if paper is not None else []), *found.notes]) or NONE, class_="words"),
     ]
@@ -130,7 +130,7 @@ def environment_table(runs: Sequence[Run]) -> Html:
             processes = f"{last.get('world_size', '?')} x {last.get('device', '?')}"
             hardware = last.get("hardware", "not recorded")
             rows.setdefault((processes, hardware, run.recipe.precision, versions), []).append(run.label)
-    return table(["runs", "processes", "each on", "precision", "versions"], _together(rows))
+    return table(["runs", "processes", "the main one on", "precision", "versions"], _together(rows))
 
 
 def data_table(runs: Sequence[Run]) -> Html:

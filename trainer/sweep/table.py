@@ -24,14 +24,14 @@ class Row(NamedTuple):
 
     run: str
     network: str
-    iterations: str
+    steps: str
     validation: str
     training: str
     paper: str
     state: str
 
 
-HEADINGS: Final = Row("run", "network", "iterations", "error, last (best)", "training", "paper", "state")
+HEADINGS: Final = Row("run", "network", "steps", "top-1 error, last (best)", "train", "paper", "state")
 
 
 def write_table(
@@ -80,12 +80,22 @@ def to_markdown(rows: list[Row]) -> str:
 
 
 def _rich_table(rows: list[Row]) -> Table:
-    table = Table(title="top-1 errors", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    right = (HEADINGS.iterations, HEADINGS.validation, HEADINGS.training)
-    whole = (HEADINGS.iterations, HEADINGS.training, HEADINGS.state)
+    table = Table(
+        title="top-1 errors",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    right = (HEADINGS.steps, HEADINGS.validation, HEADINGS.training)
+    whole = (HEADINGS.steps, HEADINGS.training, HEADINGS.state)
     for heading in HEADINGS:
         table.add_column(
-            heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=heading in whole
+            heading,
+            justify="right" if heading in right else "left",
+            overflow="fold",
+            no_wrap=heading in whole,
         )
     for row in rows:
         table.add_row(*row)
@@ -96,9 +106,9 @@ def _paper(recipe: Recipe, images: int | None) -> str:
     """The errors of one view and of ten; none beside a validation on so many images if the paper's are of others."""
     if images not in (None, VALIDATION_IMAGES[family(recipe.model.name)]):
         return UNKNOWN
-    found = {protocol: published(recipe.model, protocol) for protocol in (TEN_CROP, CENTER)}
+    found = {protocol: published(recipe.model, protocol) for protocol in (CENTER, TEN_CROP)}
     names = {protocol: "" if recipe.model.is_cifar else f" {TITLES[protocol]}" for protocol in found}
-    texts = [f"{paper.top1:g}%{names[protocol]}" for protocol, paper in found.items() if paper is not None]
+    texts = [f"{paper.top1_text}%{names[protocol]}" for protocol, paper in found.items() if paper is not None]
     return ", ".join(texts) or UNKNOWN
 
 
