@@ -109,7 +109,7 @@ def _read_members(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
     except OSError as error:
         raise UsageError(f"{path}: cannot read the devkit: {error.strerror or error}") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: not a tar, or damaged: {error}") from error
+        raise UsageError(f"{path}: not a tar, or damaged: {' '.join(str(error).split())}") from error
     for name in wanted:
         if name not in found:
             raise UsageError(f"{path}: no {name} in it; expected ILSVRC2012_devkit_t12.tar.gz")

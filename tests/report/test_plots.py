@@ -137,8 +137,11 @@ def test_a_short_run_is_in_view_beside_a_long_one(tmp_path: Path) -> None:
 def test_rate_speed_and_waiting_have_a_panel_each(runs: list[Run]) -> None:
     rate, speed, wait = draw_progress(runs).axes
     (lr,), (images,), (waiting,) = curves(rate, 0), curves(speed, 0), curves(wait, 0)
-    assert ys(lr) == list(RATES)
-    assert lr.get_drawstyle() == "steps-pre"  # a drop is none of many steps
+    assert list(zip(xs(lr), ys(lr), strict=True)) == [
+        *[(1, 0.1), (2, 0.1), (3, 0.1)],
+        *[(3.2, 0.1), (3.2, pytest.approx(0.01)), (4, 0.01)],  # where it drops, wherever it was logged
+        *[(4.8, 0.01), (4.8, pytest.approx(0.001)), (5, 0.001)],
+    ]
     assert rate.get_yscale() == "log"
     assert ys(images) == [100, 200, 300, 400, 500]
     assert ys(waiting) == pytest.approx([5, 4, 3, 2, 1])  # percent
@@ -156,6 +159,11 @@ def test_the_caption_says_what_the_responses_are_of(runs: list[Run]) -> None:
     _, caption = figure_captions(runs)["responses"]
     assert "of residual at step 10, now 50,000, over 100 images; plain at step 10, now 50,000, averaged" in caption
     assert "averaged weights, over 100 images." in caption
+
+
+def test_responses_of_averaged_weights_are_called_so(runs: list[Run]) -> None:
+    (legend,) = draw_responses(runs).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["residual", "plain, averaged weights"]
 
 
 def test_a_legend_shows_a_marker_only_where_lines_have_one(runs: list[Run]) -> None:

@@ -58,7 +58,7 @@ def test_drops_of_a_step_schedule_are_those_that_were_reached(tmp_path: Path) ->
 def test_the_rate_changes_at_drops_and_at_the_end_of_a_conditional_warmup(tmp_path: Path) -> None:
     warmup = {"kind": "warmup", "samples": 400 * 128, "top1_error": 0.79, "lr": 0.1, "time": 2.0}
     run = read(begun(tmp_path / "run", warmup, train(40_000 * 128, 0.2)))
-    assert sorted(run.rate_changes) == [400 * 128, 32_000 * 128]
+    assert [change.samples for change in run.rate_changes] == [400 * 128, 32_000 * 128]
 
 
 def test_drops_of_a_plateau_are_those_that_were_recorded(tmp_path: Path) -> None:

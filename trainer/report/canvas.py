@@ -142,10 +142,10 @@ def plot(axes: Axes, axis: Axis, run: Run, lines: Sequence[Line], key: str, scal
 
 def mark_rate_changes(axes: Axes, axis: Axis, runs: Sequence[Run]) -> None:
     """A dotted line a change of the rate: of the run's colour if only one of several runs has it, else grey."""
-    shared = Counter(axis.at(run, samples) for run in runs for samples in run.rate_changes)
+    shared = Counter(axis.at(run, change.samples) for run in runs for change in run.rate_changes)
     for number, run in enumerate(runs):
-        for samples in run.rate_changes:
-            place = axis.at(run, samples)
+        for change in run.rate_changes:
+            place = axis.at(run, change.samples)
             own = len(runs) > 1 and shared[place] == 1
             axes.axvline(place, color=COLOURS[number] if own else "#555555", linewidth=1, linestyle=":", zorder=0.5)
 

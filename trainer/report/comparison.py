@@ -153,7 +153,8 @@ def _validation(run: Run, line: Line) -> Measured:
 
 def _budget(recipe: Recipe, samples: int) -> list[str]:
     share = samples / BUDGET[family(recipe.model.name)]
-    return [] if round(share, 3) == 1 else [f"trained for {share:.1%} of the paper's budget"]
+    part = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+    return [] if round(share, 3) == 1 else [f"trained for {part} of the paper's budget"]
 
 
 def _differing(recipe: Recipe) -> list[str]:

@@ -80,9 +80,9 @@ def draw_progress(runs: Sequence[Run]) -> Figure:
     axis = axis_of(runs)
     for number, run in enumerate(runs):
         colour = COLOURS[number]
-        # Rates lie on each other, so what is below is wider. A mean or a slope would blur their drops.
+        # Rates lie on each other, so what is below is wider. A mean would blur their drops.
         width = _MEDIUM + 0.7 * (len(runs) - 1 - number)
-        plot(rate, axis, run, run.train, "lr", color=colour, linewidth=width, drawstyle="steps-pre")
+        plot(rate, axis, run, run.rates, "lr", color=colour, linewidth=width)
         plot(speed, axis, run, means(run.train), "images_per_s", color=colour, linewidth=_MEDIUM)
         plot(wait, axis, run, means(run.train), "data_wait", 100, color=colour, linewidth=_MEDIUM)
     for axes, text in zip(panels, ("learning rate", "images/s", "waiting for data (% of the time)"), strict=True):
@@ -99,7 +99,7 @@ def draw_progress(runs: Sequence[Run]) -> Figure:
 
 def draw_responses(runs: Sequence[Run]) -> Figure:
     """Figure 7: standard deviations of the layers' responses in order of depth, and ranked."""
-    entries = [name + ("" if run.responses else ": none") for name, run in zip(names(runs), runs, strict=True)]
+    entries = [name + _of_responses(run) for name, run in zip(names(runs), runs, strict=True)]
     figure, panels = canvas(entries, 2.7, 2.7)
     measured = [[float(layer["std"]) for layer in (run.responses or {"layers": []})["layers"]] for run in runs]
     markers = [MARKERS[number] if len(deviations) <= _MOST_MARKED else "" for number, deviations in enumerate(measured)]
@@ -155,6 +155,12 @@ def _bold(number: int, lines: Sequence[Line]) -> dict[str, Any]:
     every = max(1, len(lines) // 15)
     style: dict[str, Any] = {"color": COLOURS[number], "linewidth": BOLD}
     return style | {"marker": MARKERS[number], "markersize": 5, "markevery": (min(number, every - 1), every)}
+
+
+def _of_responses(run: Run) -> str:
+    if run.responses is None:
+        return ": none"
+    return ", averaged weights" if run.responses.get("ema") else ""
 
 
 def _reached(run: Run) -> str:

@@ -92,11 +92,22 @@ class Run:
         return max((int(line["samples"]) for line in (*self.train, *self.validation)), default=0)
 
     @property
-    def rate_changes(self) -> list[int]:
-        """Samples at which the learning rate dropped, or rose at the end of a conditional warm-up."""
-        return [drop.samples for drop in self.drops] + [
-            line["samples"] for line in self.told if line["kind"] == "warmup"
-        ]
+    def rate_changes(self) -> list[Drop]:
+        """Where the learning rate dropped, or rose at the end of a conditional warm-up, and to what."""
+        warmups = [Drop(line["samples"], line["lr"]) for line in self.told if line["kind"] == "warmup"]
+        return sorted([*self.drops, *warmups], key=lambda change: change.samples)
+
+    @property
+    def rates(self) -> list[Line]:
+        """The learning rate of the log intervals, each as a line with `samples` and `lr`, and at its changes before
+        and after: an interval may be wide."""
+        found: list[Line] = []
+        changes = [{"samples": change.samples, "lr": change.lr} for change in self.rate_changes]
+        for line in sorted([*self.train, *changes], key=lambda line: int(line["samples"])):
+            if line in changes and found:
+                found.append({"samples": line["samples"], "lr": found[-1]["lr"]})
+            found.append({"samples": line["samples"], "lr": line["lr"]})
+        return found
 
     @property
     def budget(self) -> int:
