@@ -28,7 +28,8 @@ Beton = Callable[..., Path]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 STAGE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 from trainer.staging import copying, holding
 copying.BLOCK, holding.POLL_SECONDS = int(sys.argv.pop(1)), 0.01
 from trainer.__main__ import main

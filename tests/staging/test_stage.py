@@ -114,6 +114,16 @@ class TestTheCommand:
         assert stage([sound], folder, "copy", ["sh", "-c", f"{script} # {{0}}"]) == status
         assert not os.listdir(folder)
 
+    def test_under_nohup_a_hangup_ends_neither(self, sound: Path, folder: Path) -> None:
+        script = f"touch {folder}/running; sleep 1; exit 9  # {{0}}"
+        words = ["nohup", PYTHON, "-m", "trainer", "stage", sound, "--to", folder, "--", "sh", "-c", script]
+        nothing = subprocess.DEVNULL  # else nohup writes a file
+        command = [str(word) for word in words]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdin=nothing, stdout=nothing, stderr=nothing)
+        until((folder / "running").exists)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 9
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
     def test_gets_the_signals(self, sound: Path, folder: Path, start: Start, number: signal.Signals) -> None:
         script = f'trap "exit 9" TERM INT USR1 HUP; touch {folder}/running; while :; do sleep 0.02; done'
