@@ -60,6 +60,8 @@ def _walk(fd: int, label: str, start: int, limit: int) -> Iterator[Member]:
             raise UsageError(f"{label}: {what}")
         kind, data = header[156:157], position + _BLOCK
         size = int(pax[b"size"]) if b"size" in pax else _number(header[124:136])
+        if size < 0:  # a walk backwards may never end
+            raise ValueError(f"a member of {size} bytes")
         position = data + -(-size // _BLOCK) * _BLOCK
         if data + size > limit:
             raise UsageError(f"{label}: the tar is truncated at byte {limit} of {data + size}; fetch it again")
@@ -115,7 +117,10 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
         length = int(data.split(b" ", 1)[0])
         if not 0 < length <= len(data):
             raise ValueError(f"a pax record of {length} bytes")
-        key, _, value = data[:length].split(b" ", 1)[1].partition(b"=")
+        _, space, record = data[:length].partition(b" ")
+        if not space:
+            raise ValueError("a pax record without a space after its length")
+        key, _, value = record.partition(b"=")
         records[key] = value.removesuffix(b"\n")
         data = data[length:]
     return records
